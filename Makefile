@@ -1,0 +1,68 @@
+# Everything happens inside this folder: the environment in .venv, what the commands write in build.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test bench lint format wheel clean distclean
+
+python := .venv/bin/python
+ready := .venv/ready
+
+export IPYTHONDIR := $(CURDIR)/build/home/ipython
+export KERAS_HOME := $(CURDIR)/build/home/keras
+export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_CACHE_DIR := 1
+export TMPDIR := $(CURDIR)/build/tmp
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(ready) ## Set up .venv (the other targets do so themselves)
+
+run: $(ready) | build/tmp ## Train in all frameworks, print the table, write the curves to build
+	@$(python) -m d2l_adam run
+
+test: lint ## Run the whole test suite
+	@$(python) -m pytest
+
+bench: $(ready) | build/tmp ## Time the steps against code written by hand, side by side
+	@$(python) -m pytest -q --benchmark-only --benchmark-sort=name --benchmark-group-by=group \
+		--benchmark-columns=min,median,iqr,rounds tests/bench_step.py
+
+lint: $(ready) | build/tmp ## Check style and types
+	@$(python) -m ruff check --quiet .
+	@$(python) -m ruff format --check --quiet .
+	@$(python) -m mypy
+
+format: $(ready) ## Mend the style
+	@$(python) -m ruff check --quiet --fix .
+	@$(python) -m ruff format --quiet .
+
+wheel: $(ready) | build/tmp ## Build the wheel and the source archive into build/dist
+	@$(python) -m build --no-isolation --outdir build/dist
+
+clean: ## Remove what the commands wrote
+	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+distclean: clean ## Remove the environment too
+	rm -rf .venv
+
+build/tmp:
+	@mkdir -p $@
+
+# The first Python from 3.11 to 3.13 that can make an environment, or PYTHON=... if given.
+$(ready): requirements.txt requirements-no-deps.txt pyproject.toml | build/tmp
+	@for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python); do \
+		if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+			2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Install one (Debian, Ubuntu: apt-get install'; \
+		echo 'python3 python3-venv), or name yours: make PYTHON=/path/to/python3.11'; exit 1; \
+	fi; \
+	echo "Setting up .venv with $$($$found --version); this takes some minutes and some gigabytes."; \
+	$$found -m venv .venv
+	@$(python) -m pip install --quiet --progress-bar=on -r requirements.txt \
+		|| { echo 'The set-up failed: pip needs a package index and disk space; then run make again.'; exit 1; }
+	@$(python) -m pip install --quiet --no-deps -r requirements-no-deps.txt
+	@$(python) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,25 @@
+"""The Adam section of *Dive into Deep Learning* as software: one spec, three frameworks, one curve.
+
+    from d2l_adam import torch as tab        # or mxnet, tensorflow, numpy
+    tab.adam, tab.yogi, tab.init_adam_states # the section's functions, in d2l's calling convention
+    tab.d2l                                  # the book's own module for that framework
+
+    d2l_adam.train(tab="pytorch", rule="yogi")
+
+Importing this package loads no framework; importing a tab loads that one.
+"""
+
+__version__ = "0.1.0"
+
+#: d2l's names for the tabs; "numpy" is the reference.
+TABS = ("mxnet", "pytorch", "tensorflow", "numpy")
+
+__all__ = ["TABS", "History", "train"]
+
+
+def __getattr__(name):
+    if name in ("train", "History"):
+        from d2l_adam import protocol
+
+        return getattr(protocol, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,171 @@
+"""The command line: `python -m d2l_adam`, also installed as `d2l-adam`."""
+
+import csv
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import numpy
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from d2l_adam import TABS, __version__, data, protocol, spec
+
+out, err = Console(), Console(stderr=True)
+
+
+@click.group()
+@click.version_option(__version__, package_name="d2l_adam")
+def cli():
+    """Adam and Yogi of "Dive into Deep Learning": one spec, run by MXNet, PyTorch, TensorFlow and NumPy."""
+    # TensorFlow's notes on processors and absent GPUs would bury the table; what fails still raises.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@cli.command()
+@click.option("--tab", "tabs", multiple=True, type=click.Choice(TABS), help="Repeatable; default: all that are here.")
+@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
+@click.option("--lr", default=0.01, show_default=True, help="Learning rate.")
+@click.option("--batch-size", default=10, show_default=True, help="Examples a step.")
+@click.option("--num-epochs", default=2, show_default=True, help="Passes over the 1500 rows.")
+@click.option("--seed", default=0, show_default=True, help="Draws the first weights and the order of the rows.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(protocol.TOLERANCE)))
+@click.option("--out", "folder", default="build", show_default=True, type=click.Path(path_type=Path), help="For files.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, the curves included, instead of the table.")
+def run(tabs, rules, folder, as_json, **settings):
+    """Train in every framework and compare the loss curves.
+
+    Writes curves.svg, curves.png and curves.csv. Exits with 1 if a curve leaves the tolerance of
+    the parity protocol (1e-6 in float32, 1e-14 in float64) or if a framework does not work.
+
+    \b
+    Example: d2l-adam run --tab pytorch --tab tensorflow --rule yogi --lr 0.02
+    """
+    absent = [tab for tab in TABS if not tabs and not find_spec(protocol.MODULE[tab])]
+    tabs = [tab for tab in tabs or TABS if tab not in absent]
+    tolerance = protocol.TOLERANCE[settings["dtype"]]
+    curves, broken = [], {}
+    jobs = [(rule, tab) for rule in rules or spec.RULES for tab in dict.fromkeys(("numpy", *tabs))]
+    for rule, tab in track(jobs, "training", console=err, disable=as_json):
+        try:
+            # The reference is trained first, and in float64 whatever the others compute in.
+            history = protocol.train(tab, rule, **settings | ({"dtype": "float64"} if tab == "numpy" else {}))
+        except ImportError as error:
+            broken[tab] = str(error)
+            continue
+        if tab == "numpy":
+            reference = numpy.array(history.losses)
+        curves.append(
+            {
+                "tab": tab,
+                "rule": rule,
+                "final_loss": history.losses[-1],
+                "max_distance": abs(history.losses - reference).max(),
+                "seconds_per_epoch": history.seconds_per_epoch,
+                "epochs": history.epochs,
+                "losses": history.losses,
+                "distances": abs(history.losses - reference).tolist(),
+            }
+        )
+    holds = not broken and all(curve["max_distance"] <= tolerance for curve in curves)
+    files = _write(curves, tolerance, folder)
+    if as_json:
+        click.echo(json.dumps(settings | {"tolerance": tolerance, "holds": holds, "broken": broken, "curves": curves}))
+    else:
+        _print(curves, tolerance, settings["dtype"])
+        for tab in absent:
+            out.print(f"{tab}: not installed, left out; see d2l-adam info")
+        out.print("Written:", ", ".join(map(str, files)), soft_wrap=True)
+    for tab, error in broken.items():
+        err.print(f"{tab}: {error}", markup=False, soft_wrap=True)
+    sys.exit(0 if holds else 1)
+
+
+def _write(curves, tolerance, folder):
+    from d2l_adam import plot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "curves.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("tab", "rule", "epoch", "loss", "distance"))
+        for curve in curves:
+            for point in zip(curve["epochs"], curve["losses"], curve["distances"], strict=True):
+                writer.writerow((curve["tab"], curve["rule"], *map(repr, point)))
+    return [*plot.save(curves, tolerance, folder / "curves"), table]
+
+
+def _print(curves, tolerance, dtype):
+    table = Table(title=f"Loss curves in {dtype}; allowed distance {tolerance:.0e}")
+    for heading in ("tab", "rule"):
+        table.add_column(heading)
+    for heading in ("final loss", "largest distance", "s/epoch"):
+        table.add_column(heading, justify="right")
+    for curve in curves:
+        distance, holds = curve["max_distance"], curve["max_distance"] <= tolerance
+        table.add_row(
+            curve["tab"],
+            curve["rule"],
+            f"{curve['final_loss']:.6f}",
+            "reference" if curve["tab"] == "numpy" else f"{distance:.1e}" if holds else f"[red]{distance:.1e} TOO FAR",
+            f"{curve['seconds_per_epoch']:.3f}",
+        )
+    out.print(table)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def info(as_json):
+    """Say which frameworks are here and how to install the others, and whether the data are sound.
+
+    Every framework is really imported, so this takes some seconds. Exits with 1 if the data file is
+    missing or damaged, or if an installed framework does not work.
+
+    \b
+    Example: d2l-adam info --json
+    """
+    frameworks, sound = {}, True
+    for tab in track(TABS, "importing", console=err, disable=as_json):
+        package = protocol.MODULE[tab]
+        row = frameworks[tab] = {"version": None, "d2l": None, "note": ""}
+        try:
+            module = protocol.load(tab)
+            row["version"] = version(package)
+            if tab != "numpy":
+                row["d2l"] = module.d2l and version("d2l")
+        except ImportError as error:
+            row["note"] = str(error)
+            sound &= find_spec(package) is None or row["version"] is not None
+    try:
+        table = {"file": str(data.path()), "checksum": "holds"}
+    except (OSError, ValueError) as error:
+        table, sound = {"file": None, "checksum": str(error)}, False
+    if as_json:
+        click.echo(json.dumps({"d2l_adam": __version__, "frameworks": frameworks, "data": table, "sound": sound}))
+    else:
+        out.print(f"d2l_adam {__version__}, Python {platform.python_version()}", highlight=False)
+        grid = Table("tab", "version", "d2l", "note")
+        for tab, row in frameworks.items():
+            grid.add_row(tab, row["version"] or "-", row["d2l"] or "-", row["note"])
+        out.print(grid)
+        out.print(f"data: {table['file'] or '-'}; checksum: {table['checksum']}", markup=False, soft_wrap=True)
+    sys.exit(0 if sound else 1)
+
+
+def main():
+    """Run the command line; an error of the user's is one line and exit status 2."""
+    try:
+        cli()
+    except (ValueError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

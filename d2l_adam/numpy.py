@@ -1,0 +1,66 @@
+"""The NumPy tab: the reference. The same spec on `numpy.ndarray`, with gradients worked out by hand."""
+
+import sys
+
+import numpy
+from numpy import sign, sqrt, square  # noqa: F401  the words of the spec
+
+from d2l_adam import binding
+
+NAME = "numpy"
+PARAMETER = GRADIENT = numpy.ndarray
+
+
+def kind(x):
+    return x.shape, x.dtype.name, "cpu"
+
+
+def writable(x):
+    return x.flags.writeable
+
+
+def write(arrays, values):
+    for x, value in zip(arrays, values, strict=True):
+        x[...] = value
+
+
+def float32(x):
+    return x.astype("float32")
+
+
+def asnumpy(x):
+    return numpy.array(x)
+
+
+def zeros(shape, dtype=None):
+    return numpy.zeros(shape, dtype)
+
+
+def step(rule):
+    """Return `rule` as one step on NumPy arrays, in d2l's convention."""
+    bound = binding.bind(sys.modules[__name__], rule)
+
+    def one_step(params, grads, states, hyperparams):
+        """Make one step in place. `params` and `grads` are lists of arrays of equal shape and dtype."""
+        with numpy.errstate(all="ignore"):  # non-finite gradients propagate silently, as in the other tabs
+            bound(params, grads, states, hyperparams)
+
+    return one_step
+
+
+def regression(w, b):
+    """Linear regression from weights `w` and bias `b`: its parameters, `loss(X, y)` and `gradients(X, y)`."""
+    w, b = params = [w.copy(), b.copy()]
+
+    def loss(X, y):
+        return (square(X @ w + b - y) / 2).mean()
+
+    def gradients(X, y):
+        error = (X @ w + b - y) / len(X)
+        return ([X.T @ error, error.sum(axis=0)],)
+
+    return params, loss, gradients
+
+
+def __getattr__(name):
+    return binding.publish(sys.modules[__name__], name)

@@ -1,0 +1,39 @@
+"""The picture of a run: all loss curves on one another, and below them how far each is from the reference."""
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours; the wider lines lie below, so that equal curves all stay visible.
+STYLE = {
+    "mxnet": {"color": "#56B4E9", "linewidth": 6, "label": "MXNet"},
+    "pytorch": {"color": "#D55E00", "linewidth": 3, "label": "PyTorch"},
+    "tensorflow": {"color": "#009E73", "linewidth": 1.8, "linestyle": (0, (4, 3)), "label": "TensorFlow"},
+    "numpy": {"color": "black", "linestyle": "", "marker": ".", "zorder": 3, "label": "NumPy, float64: the reference"},
+}
+
+
+def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
+    """Draw `curves` (dicts of `tab`, `rule`, `epochs`, `losses`, `distances`) to `stem`.svg and .png."""
+    rules = list(dict.fromkeys(curve["rule"] for curve in curves))
+    with matplotlib.rc_context({"svg.hashsalt": "d2l_adam", "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(5 * len(rules), 5.4), layout="constrained")
+        axes = figure.subplots(2, len(rules), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
+        for (upper, lower), rule in zip(axes.T, rules, strict=True):
+            for curve in (curve for curve in curves if curve["rule"] == rule):
+                style = STYLE[curve["tab"]]
+                upper.plot(curve["epochs"], curve["losses"], **style)
+                if any(curve["distances"]):  # the reference lies at 0, which a log scale cannot show
+                    lower.plot(curve["epochs"], curve["distances"], **style | {"linewidth": 1.5, "marker": "."})
+            lower.axhline(tolerance, color="black", linewidth=1, linestyle=":")
+            lower.text(0.99, tolerance, "allowed", ha="right", va="top", transform=lower.get_yaxis_transform())
+            lower.set(yscale="log", xlabel="epoch")
+            upper.set_title(rule.capitalize())
+        axes[0, 0].set_ylabel("loss")
+        axes[1, 0].set_ylabel("distance to\nthe reference")
+        axes[0, -1].legend()
+        files = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
+        for file, metadata in zip(files, ({"Date": None}, {}), strict=True):
+            figure.savefig(file, dpi=150, metadata=metadata)
+    return files

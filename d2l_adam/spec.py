@@ -1,0 +1,85 @@
+r"""The spec: Adam and Yogi, each written once, in the order of the equations.
+
+A *rule* is a pure function of one parameter `p`, its gradient `g` and its state `(v, s)`:
+
+    rule(p, g, v, s, t, lr, beta1, beta2, eps) -> (p, v, s)
+
+It names no framework. Beside `+ - * / **` it uses three words, `sqrt`, `square` and `sign`. Here
+they mean plain numbers, so that a rule can be tried with a pocket calculator beside it; a tab
+(`d2l_adam.torch`, ...) runs the same code with its framework's words and arrays.
+
+| name | in the paper | meaning |
+|---|---|---|
+| `t` | $t$ | the time step, counted from 1 |
+| `lr` | $\alpha$ (d2l: $\eta$) | the learning rate |
+| `v` | $m_t$ (d2l: $\mathbf{v}_t$) | moving average of the gradient, from 0 |
+| `s` | $v_t$ (d2l: $\mathbf{s}_t$) | moving average of its square, from 0 |
+
+The constants are Python floats, never arrays: `1 - beta2` and `beta2 ** t` are then computed in
+double precision even for a parameter whose dtype would round 0.999 to 1.
+"""
+
+from math import sqrt
+
+
+def square(x):
+    return x * x
+
+
+def sign(x):
+    return (x > 0) - (x < 0)
+
+
+def adam(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
+    r"""Adam: a step along the averaged gradient, scaled by the root of its averaged square.
+
+    $$
+    \begin{aligned}
+    v_t &= \beta_1 v_{t-1} + (1 - \beta_1) g_t, &
+    s_t &= \beta_2 s_{t-1} + (1 - \beta_2) g_t^2, \\
+    \hat v_t &= \frac{v_t}{1 - \beta_1^t}, &
+    \hat s_t &= \frac{s_t}{1 - \beta_2^t}, \\
+    p_t &= p_{t-1} - \frac{\eta\, \hat v_t}{\sqrt{\hat s_t} + \epsilon}. &&
+    \end{aligned}
+    $$
+
+    Source: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2014, algorithm 1.
+    `eps` stands inside the fraction and outside the root; `torch.optim.Adam` does the same, the
+    Adams of Keras and MXNet add `eps` to the root *before* its bias is corrected.
+
+    The first step has length `lr * abs(g) / (abs(g) + eps)`; at `abs(g) == eps` that is `lr / 2`:
+
+    >>> adam(p=1.0, g=1e-6, v=0.0, s=0.0, t=1, lr=0.5)[0]
+    0.75
+    """
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    v_hat = v / (1 - beta1**t)
+    s_hat = s / (1 - beta2**t)
+    p = p - lr * v_hat / (sqrt(s_hat) + eps)
+    return p, v, s
+
+
+def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
+    r"""Yogi: Adam whose second moment moves by no more than the new square, up or down.
+
+    $$
+    s_t = s_{t-1} + (1 - \beta_2)\, \mathrm{sign}(g_t^2 - s_{t-1})\, g_t^2,
+    $$
+
+    and all else as in `adam`. Source: Zaheer, Reddi, Sachan, Kale and Kumar, *Adaptive Methods for
+    Nonconvex Optimization*, 2018, algorithm 2. The state starts at 0 as in d2l; optax and other
+    implementations start it at 1e-6.
+
+    >>> yogi(p=1.0, g=1e-3, v=0.0, s=0.0, t=1, lr=0.5)[0]
+    0.75
+    """
+    v = beta1 * v + (1 - beta1) * g
+    s = s + (1 - beta2) * sign(square(g) - s) * square(g)
+    v_hat = v / (1 - beta1**t)
+    s_hat = s / (1 - beta2**t)
+    p = p - lr * v_hat / (sqrt(s_hat) + eps)
+    return p, v, s
+
+
+RULES = {"adam": adam, "yogi": yogi}
