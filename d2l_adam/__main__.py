@@ -82,8 +82,8 @@ def run(tabs, rules, folder, as_json, **settings):
         for tab in absent:
             out.print(f"{tab}: not installed, left out; see d2l-adam info")
         out.print("Written:", ", ".join(map(str, files)), soft_wrap=True)
-    for tab, error in broken.items():
-        err.print(f"{tab}: {error}", markup=False, soft_wrap=True)
+    for tab, cause in broken.items():
+        err.print(f"{tab}: {cause}", markup=False, soft_wrap=True)
     sys.exit(0 if holds else 1)
 
 
@@ -108,12 +108,16 @@ def _print(curves, tolerance, dtype):
     for heading in ("final loss", "largest distance", "s/epoch"):
         table.add_column(heading, justify="right")
     for curve in curves:
-        distance, holds = curve["max_distance"], curve["max_distance"] <= tolerance
+        distance = f"{curve['max_distance']:.1e}"
+        if not curve["max_distance"] <= tolerance:
+            distance = f"[red]{distance} TOO FAR"
+        elif curve["tab"] == "numpy":
+            distance = "reference"
         table.add_row(
             curve["tab"],
             curve["rule"],
             f"{curve['final_loss']:.6f}",
-            "reference" if curve["tab"] == "numpy" else f"{distance:.1e}" if holds else f"[red]{distance:.1e} TOO FAR",
+            distance,
             f"{curve['seconds_per_epoch']:.3f}",
         )
     out.print(table)
@@ -142,10 +146,11 @@ def info(as_json):
         except ImportError as error:
             row["note"] = str(error)
             sound &= find_spec(package) is None or row["version"] is not None
+    table: dict[str, str | None] = {"file": None, "checksum": "holds"}
     try:
-        table = {"file": str(data.path()), "checksum": "holds"}
+        table["file"] = str(data.path())
     except (OSError, ValueError) as error:
-        table, sound = {"file": None, "checksum": str(error)}, False
+        table["checksum"], sound = str(error), False
     if as_json:
         click.echo(json.dumps({"d2l_adam": __version__, "frameworks": frameworks, "data": table, "sound": sound}))
     else:

@@ -43,9 +43,11 @@ def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., None]:
     required = known[: len(known) - len(rule.__defaults__ or ())]
 
     def step(params, grads, states, hyperparams):
+        """Make one step in place. `params` and `grads` are lists of arrays of equal shape and dtype."""
         params, grads, states = list(params), list(grads), list(states)
         constants = _constants(tab, known, required, hyperparams)
-        arrays, values = [], []
+        arrays: list[Any] = []
+        values: list[Any] = []
         for p, g, v, s, half in _checked(tab, params, grads, states):
             arrays += p, v, s
             if half:
@@ -110,18 +112,18 @@ def _init_adam_states(tab):
     return init_adam_states
 
 
-def _constants(tab, known, required, hyperparams):
+def _constants(tab: ModuleType, known, required, hyperparams: dict[str, Any]):
     """The time step and whatever else is given, as Python numbers, every one checked."""
     if not isinstance(hyperparams, dict):
         raise TypeError(
             f"{tab.NAME}: hyperparams is {_type(hyperparams)}; give a dict such as {{'lr': 0.01, 't': 1}}, "
             "in which the step can advance t"
         )
-    constants = {}
+    constants: dict[str, Any] = {}
     for name, value in hyperparams.items():
         if name not in known:
             raise KeyError(f"{tab.NAME}: unknown hyperparameter {name!r}; known: {', '.join(known)}")
-        if not isinstance(value, (float, int, Real)):
+        if not isinstance(value, _NUMBER):
             raise TypeError(f"{tab.NAME}: hyperparameter {name!r} is {_type(value)}; give a Python number")
         if not abs(value) <= sys.float_info.max:
             raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; give a finite number")
@@ -135,7 +137,8 @@ def _constants(tab, known, required, hyperparams):
     return constants
 
 
-_ANY = (lambda value: True), ""
+_NUMBER: Any = (float, int, Real)
+_ANY = (lambda _: True), ""
 _RANGES = {
     "t": (lambda t: t >= 1 and t == int(t), "the time step is a whole number from 1 on"),
     "lr": (lambda lr: lr >= 0, "the learning rate is 0 or more"),
@@ -177,10 +180,7 @@ def _checked(tab, params, grads, states):
             _explain(tab, i, p, g, v, s)
         rows.append((p, g, v, s, not plain))
     if len({id(x) for p, _, v, s, _ in rows for x in (p, v, s)}) < 3 * len(rows):
-        raise ValueError(
-            f"{tab.NAME}: one array is given twice among the parameters and states; give each its own, "
-            "and a parameter that is shared only once"
-        )
+        _explain_twins(tab, rows)
     return rows
 
 
@@ -197,9 +197,7 @@ def _explain(tab, i, p, g, v, s):
             f"{tab.NAME}: gradient of parameter {i} is None; compute it first, from a loss that depends on it"
         )
     if not isinstance(g, tab.GRADIENT):
-        raise TypeError(
-            f"{tab.NAME}: gradient of parameter {i} is {_type(g)}; this tab takes {_names(tab.GRADIENT)}"
-        )
+        raise TypeError(f"{tab.NAME}: gradient of parameter {i} is {_type(g)}; this tab takes {_names(tab.GRADIENT)}")
     shape, dtype, device = tab.kind(p)
     if dtype not in HALF + FULL:
         raise TypeError(f"{tab.NAME}: parameter {i} is {dtype}; convert it to one of {', '.join(HALF + FULL)}")
@@ -220,6 +218,16 @@ def _explain(tab, i, p, g, v, s):
             )
         if its_device != device:
             raise ValueError(f"{tab.NAME}: {name} is on {its_device}, parameter {i} on {device}; move them together")
+
+
+def _explain_twins(tab, rows):
+    """Raise the error that names the two places in which one array was given."""
+    first: dict[int, str] = {}
+    for i, (p, _, v, s, _) in enumerate(rows):
+        for name, x in ((f"parameter {i}", p), (f"state v of parameter {i}", v), (f"state s of parameter {i}", s)):
+            if id(x) in first:
+                raise ValueError(f"{tab.NAME}: {name} is the same array as {first[id(x)]}; give each its own")
+            first[id(x)] = name
 
 
 def _names(types):

@@ -9,19 +9,23 @@ import importlib
 import math
 import sys
 import types
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import numpy
 
 from d2l_adam import data
 
-_NUMBERS = {"PZERO": 0.0, "NZERO": -0.0, "PINF": math.inf, "NINF": -math.inf, "Inf": math.inf}
-_NUMBERS |= {"NAN": math.nan, "NaN": math.nan, "bool": bool}
+_VALUES = {"bool": bool, "NaN": math.nan, "NAN": math.nan, "Inf": math.inf, "PINF": math.inf, "NINF": -math.inf}
+_VALUES |= {"PZERO": 0.0, "NZERO": -0.0}
 
 
 @contextlib.contextmanager
-def numpy_for_mxnet():
+def numpy_for_mxnet() -> Iterator[None]:
     """While MXNet is imported, answer it (and nobody else) for the names that NumPy has since dropped."""
-    own = numpy.__getattr__
+    names: Any = numpy
+    own = names.__getattr__
 
     def lend(name):
         try:
@@ -35,15 +39,15 @@ def numpy_for_mxnet():
             def dropped(*args, **kwargs):
                 raise AttributeError(message)
 
-            return _NUMBERS.get(name, dropped)
+            return _VALUES.get(name, dropped)
 
     if "mxnet" not in sys.modules:
         _forget("mxnet")  # what an earlier attempt without this help left half imported
-    numpy.__getattr__ = lend
+    names.__getattr__ = lend
     try:
         yield
     finally:
-        numpy.__getattr__ = own
+        names.__getattr__ = own
 
 
 def load(tab):
@@ -51,8 +55,10 @@ def load(tab):
     name = tab.__name__.rpartition(".")[2]
     try:
         with _torchvision() if name == "torch" else contextlib.nullcontext():
-            d2l = importlib.import_module(f"d2l.{name}")
+            d2l: Any = importlib.import_module(f"d2l.{name}")
     except ImportError as error:
+        if error.name == f"d2l.{name}" and find_spec("d2l"):
+            raise AttributeError(f"{tab.NAME}: d2l has no {name} tab") from None
         raise ImportError(
             f"{tab.NAME}: d2l cannot be imported ({error}). pip install --no-deps d2l==1.0.3 "
             "&& pip install ipython matplotlib matplotlib-inline pandas requests scipy",

@@ -23,10 +23,12 @@ from math import sqrt
 
 
 def square(x):
+    """Return x squared."""
     return x * x
 
 
 def sign(x):
+    """Return -1, 0 or 1. Of NaN a tab may make 0 or NaN; in Yogi it meets a NaN or infinite factor, so either will do."""
     return (x > 0) - (x < 0)
 
 

@@ -29,7 +29,8 @@ def write(arrays, values):
 
 
 def asnumpy(x):
-    return x.detach().cpu().numpy().copy()
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy().copy()  # NumPy has no bfloat16
 
 
 def zeros(shape, dtype=None):

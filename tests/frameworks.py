@@ -95,24 +95,3 @@ class Problem:
             tuple(np.asarray(self.module.asnumpy(x)).astype("float64") for x in (p, *state))
             for p, state in zip(self.params, self.states, strict=False)
         ]
-
-    def snapshot(self):
-        """Every byte that a failing step must leave alone."""
-        arrays = [x for p, state in zip(self.params, self.states, strict=False) for x in (p, *state)]
-        if self.tab in ("mxnet", "pytorch"):
-            arrays += [p.grad for p in self.params if getattr(p, "grad", None) is not None]
-        return [_bytes(x) for x in arrays], dict(self.hyperparams)
-
-
-def _bytes(x):
-    if type(x).__module__.startswith("torch"):
-        return bytes(x.detach().to_dense().contiguous().view(-1).view(dtype=_uint8()).numpy())
-    if hasattr(x, "asnumpy"):
-        return x.asnumpy().tobytes()
-    return np.asarray(x).tobytes()
-
-
-def _uint8():
-    import torch
-
-    return torch.uint8

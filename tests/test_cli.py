@@ -1,0 +1,158 @@
+"""The command line, as its users run it: in a process of its own."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import oracle
+import pytest
+from frameworks import TABS
+
+import d2l_adam
+from d2l_adam import data, protocol
+
+
+def command(*arguments, cwd, python=("-m", "d2l_adam")):
+    done = subprocess.run([sys.executable, *python, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, *command("run", cwd=folder)
+
+
+def test_run_prints_one_table_and_exits_with_0(everything):
+    _, status, printed, progress = everything
+    assert status == 0, progress
+    for tab in TABS:
+        for rule in ("adam", "yogi"):
+            assert any(tab in line and rule in line for line in printed.splitlines())
+    assert "training" in progress
+
+
+def test_run_writes_the_picture(everything):
+    build = everything[0] / "build"
+    assert (build / "curves.png").read_bytes().startswith(b"\x89PNG")
+    svg = (build / "curves.svg").read_text()
+    assert svg.startswith("<?xml")
+    assert "<svg" in svg
+
+
+def test_run_writes_the_curves(everything):
+    rows = list(csv.DictReader((everything[0] / "build" / "curves.csv").read_text().splitlines()))
+    assert len(rows) == len(TABS) * 2 * 15
+    for tab in TABS:
+        for rule in ("adam", "yogi"):
+            losses = [float(row["loss"]) for row in rows if (row["tab"], row["rule"]) == (tab, rule)]
+            np.testing.assert_allclose(losses, oracle.curve(rule), rtol=0, atol=1e-6)
+
+
+def test_json_is_for_programs(tmp_path):
+    status, printed, _ = command("run", "--json", "--tab", "pytorch", "--rule", "yogi", "--lr", "0.02", cwd=tmp_path)
+    result = json.loads(printed)
+    assert (status, result["holds"], result["lr"], result["tolerance"]) == (0, True, 0.02, 1e-6)
+    assert [curve["tab"] for curve in result["curves"]] == ["numpy", "pytorch"]
+    np.testing.assert_allclose(result["curves"][1]["losses"], oracle.curve("yogi", lr=0.02), rtol=0, atol=1e-6)
+
+
+WRONG = """
+import sys
+from d2l_adam import __main__, numpy, protocol, spec
+right = protocol.train
+def wrong(tab, rule, **settings):
+    history = right(tab, rule, **settings)
+    if tab == "pytorch":
+        history.losses[3] += 2e-6
+    return history
+protocol.train = wrong
+sys.argv[1:] = ["run", "--tab", "pytorch", "--rule", "adam"]
+__main__.main()
+"""
+
+
+def test_a_curve_too_far_at_one_point_exits_with_1(tmp_path):
+    status, printed, _ = command(cwd=tmp_path, python=("-c", WRONG))
+    assert status == 1
+    assert "TOO FAR" in printed
+
+
+def test_a_curve_of_nan_exits_with_1(tmp_path):
+    status, printed, _ = command("run", "--tab", "numpy", "--lr", "1e300", cwd=tmp_path)
+    assert (status, "TOO FAR" in printed) == (1, True)
+
+
+def without(*packages):
+    hidden = ";".join(f"sys.modules[{package!r}] = None" for package in packages)
+    return "-c", f"import sys; {hidden}; from d2l_adam.__main__ import main; main()"
+
+
+def test_run_leaves_out_what_is_not_installed_and_says_so(tmp_path):
+    status, printed, _ = command("run", cwd=tmp_path, python=without("mxnet", "tensorflow"))
+    assert status == 0
+    assert "mxnet: not installed, left out; see d2l-adam info" in printed
+    assert "tensorflow: not installed" in printed
+    assert "pytorch" in printed
+
+
+def test_run_fails_when_what_was_asked_for_is_not_installed(tmp_path):
+    status, printed, said = command("run", "--tab", "mxnet", "--tab", "numpy", cwd=tmp_path, python=without("mxnet"))
+    assert status == 1
+    assert "mxnet: mxnet is not installed; pip install --no-deps mxnet==1.9.1" in said
+    assert "numpy" in printed
+
+
+def test_info_names_versions_and_the_data():
+    status, printed, _ = command("info", "--json", cwd=".")
+    result = json.loads(printed)
+    assert (status, result["sound"], result["d2l_adam"]) == (0, True, d2l_adam.__version__)
+    assert result["data"] == {"file": str(data.path()), "checksum": "holds"}
+    for tab in TABS:
+        module = __import__(protocol.MODULE[tab])
+        assert result["frameworks"][tab]["version"] == module.__version__
+        assert result["frameworks"][tab]["d2l"] == (None if tab == "numpy" else "1.0.3")
+
+
+def test_info_says_how_to_install_the_others():
+    status, printed, _ = command("info", cwd=".", python=without("mxnet", "tensorflow", "torch"))
+    assert status == 0
+    assert "pip install tensorflow" in " ".join(printed.replace("│", " ").split())
+    assert "checksum: holds" in printed
+
+
+def test_info_fails_on_damaged_data(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from d2l_adam import data, __main__\n"
+        "Path('airfoil_self_noise.dat').write_text('1'); data.FOLDERS = (Path('.'),)\n"
+        "sys.modules |= dict.fromkeys(['mxnet', 'torch', 'tensorflow']); sys.argv[1:] = ['info']; __main__.main()"
+    )
+    status, printed, _ = command(cwd=tmp_path, python=("-c", code))
+    assert status == 1
+    assert "is damaged" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--lr", "-1", "--tab", "numpy"), "Error: numpy: hyperparameter 'lr' is -1.0; the learning rate is"),
+        (("run", "--batch-size", "0", "--tab", "numpy"), "Error: batch_size is 0; give a whole number from 1 on"),
+        (("run", "--tab", "jax"), "'jax' is not one of"),
+        (("run", "--seed", "-1", "--tab", "numpy"), "Error: "),
+        (("walk",), "No such command 'walk'"),
+    ],
+)
+def test_a_mistake_of_the_user_s_is_one_line_and_status_2(tmp_path, arguments, words):
+    status, _, said = command(*arguments, cwd=tmp_path)
+    assert status == 2
+    assert words in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run", "info"])
+def test_every_command_has_help_with_an_example(name):
+    _, printed, _ = command(name, "--help", cwd=".")
+    assert f"Example: d2l-adam {name}" in printed

@@ -1,0 +1,92 @@
+"""What the README shows is so: its code runs, its spec is the spec, its numbers are the numbers."""
+
+import ast
+import inspect
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from matplotlib import pyplot
+
+import d2l_adam
+from d2l_adam import spec
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN, CHAPTER, CONCISE, TRAIN, RULE, FRAMEWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_spec_shown_is_the_spec():
+    function = ast.parse(inspect.getsource(spec.adam)).body[0]
+    del function.body[0]  # the docstring
+    assert ast.dump(ast.parse(SHOWN).body[0]) == ast.dump(function)
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_the_chapter_s_calls_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    namespace = {}
+    exec(CHAPTER, namespace)
+    exec(CONCISE, namespace)
+    assert capsys.readouterr().out.count("loss: 0.24") == 3
+    pyplot.close("all")
+
+
+def test_train_runs(capsys):
+    exec(TRAIN, {})
+    assert float(capsys.readouterr().out) == pytest.approx(oracle.curve("yogi")[-1], abs=1e-6)
+
+
+def test_a_rule_is_one_function():
+    namespace = {}
+    exec(RULE, namespace)
+    curves = np.array(namespace["curves"])
+    assert np.abs(curves - curves[-1]).max() <= 1e-6
+    assert curves[-1][-1] < 0.26
+    assert callable(namespace["step"])
+
+
+def test_a_framework_is_one_file(monkeypatch):
+    """The file for CuPy, with NumPy in CuPy's place."""
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    module = types.ModuleType("d2l_adam.cupy")
+    monkeypatch.setitem(sys.modules, "d2l_adam.cupy", module)
+    exec(FRAMEWORK, vars(module))
+    states, p, hyperparams = module.init_adam_states(2, "float64"), [np.zeros((2, 1)), np.zeros(1)], {"lr": 0.5, "t": 1}
+    module.yogi(p, [np.full((2, 1), 1e-3), np.zeros(1)], states, hyperparams)
+    np.testing.assert_allclose(p[0], [[-0.25], [-0.25]])
+    assert hyperparams["t"] == 2
+    with pytest.raises(ValueError, match="cupy: 2 parameters, 1 gradients"):
+        module.adam(p, p[:1], states, hyperparams)
+
+
+def test_the_table_s_numbers_are_the_numbers():
+    rows = re.findall(r"│ (\w+) +│ (\w+) │ +([\d.]+) │ +(\S+) │", README)
+    assert len(rows) == len(d2l_adam.TABS) * len(spec.RULES)
+    for tab, rule, loss, distance in rows:
+        reference = np.array(oracle.curve(rule))
+        losses = np.array(d2l_adam.train(tab=tab, rule=rule, dtype="float64" if tab == "numpy" else "float32").losses)
+        assert f"{losses[-1]:.6f}" == loss
+        if tab != "numpy":
+            # Summation order differs between processors; the size of the distance does not.
+            assert np.abs(losses - reference).max() == pytest.approx(float(distance), abs=2e-7)
+
+
+def test_what_the_readme_points_to_is_there():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {*re.findall(r"`make (\w+)`", README)} <= targets
+
+
+def test_the_versions_named_are_those_installed_by_make():
+    lines = "\n".join(file.read_text() for file in ROOT.glob("requirements*.txt"))
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", lines, re.MULTILINE))
+    for package in ("numpy", "torch", "tensorflow", "keras", "mxnet", "d2l"):
+        assert pins[package] in README, package
