@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import click
 import numpy
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -36,7 +38,14 @@ def cli():
 @click.option("--num-epochs", default=2, show_default=True, help="Passes over the 1500 rows.")
 @click.option("--seed", default=0, show_default=True, help="Draws the first weights and the order of the rows.")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(protocol.TOLERANCE)))
-@click.option("--out", "folder", default="build", show_default=True, type=click.Path(path_type=Path), help="For files.")
+@click.option(
+    "--out",
+    "folder",
+    default="build",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For files.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, the curves included, instead of the table.")
 def run(tabs, rules, folder, as_json, **settings):
     """Train in every framework and compare the loss curves.
@@ -51,7 +60,7 @@ def run(tabs, rules, folder, as_json, **settings):
     tabs = [tab for tab in tabs or TABS if tab not in absent]
     tolerance = protocol.TOLERANCE[settings["dtype"]]
     curves, broken = [], {}
-    jobs = [(rule, tab) for rule in rules or spec.RULES for tab in dict.fromkeys(("numpy", *tabs))]
+    jobs = [(rule, tab) for rule in dict.fromkeys(rules or spec.RULES) for tab in dict.fromkeys(("numpy", *tabs))]
     for rule, tab in track(jobs, "training", console=err, disable=as_json):
         try:
             # The reference is trained first, and in float64 whatever the others compute in.
@@ -76,12 +85,12 @@ def run(tabs, rules, folder, as_json, **settings):
     holds = not broken and all(curve["max_distance"] <= tolerance for curve in curves)
     files = _write(curves, tolerance, folder)
     if as_json:
-        click.echo(json.dumps(settings | {"tolerance": tolerance, "holds": holds, "broken": broken, "curves": curves}))
+        _print_json(settings | {"tolerance": tolerance, "holds": holds, "broken": broken, "curves": curves})
     else:
         _print(curves, tolerance, settings["dtype"])
         for tab in absent:
             out.print(f"{tab}: not installed, left out; see d2l-adam info")
-        out.print("Written:", ", ".join(map(str, files)), soft_wrap=True)
+        out.print("Written:", ", ".join(map(str, files)), markup=False, soft_wrap=True)
     for tab, cause in broken.items():
         err.print(f"{tab}: {cause}", markup=False, soft_wrap=True)
     sys.exit(0 if holds else 1)
@@ -99,6 +108,17 @@ def _write(curves, tolerance, folder):
             for point in zip(curve["epochs"], curve["losses"], curve["distances"], strict=True):
                 writer.writerow((curve["tab"], curve["rule"], *map(repr, point)))
     return [*plot.save(curves, tolerance, folder / "curves"), table]
+
+
+def _print_json(result):
+    def plain(x):
+        if isinstance(x, dict):
+            return {key: plain(value) for key, value in x.items()}
+        if isinstance(x, list):
+            return [plain(value) for value in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x  # JSON has no NaN
+
+    click.echo(json.dumps(plain(result), allow_nan=False))
 
 
 def _print(curves, tolerance, dtype):
@@ -140,7 +160,7 @@ def info(as_json):
         row = frameworks[tab] = {"version": None, "d2l": None, "note": ""}
         try:
             module = protocol.load(tab)
-            row["version"] = version(package)
+            row["version"] = sys.modules[package].__version__
             if tab != "numpy":
                 row["d2l"] = module.d2l and version("d2l")
         except ImportError as error:
@@ -152,12 +172,12 @@ def info(as_json):
     except (OSError, ValueError) as error:
         table["checksum"], sound = str(error), False
     if as_json:
-        click.echo(json.dumps({"d2l_adam": __version__, "frameworks": frameworks, "data": table, "sound": sound}))
+        _print_json({"d2l_adam": __version__, "frameworks": frameworks, "data": table, "sound": sound})
     else:
         out.print(f"d2l_adam {__version__}, Python {platform.python_version()}", highlight=False)
         grid = Table("tab", "version", "d2l", "note")
         for tab, row in frameworks.items():
-            grid.add_row(tab, row["version"] or "-", row["d2l"] or "-", row["note"])
+            grid.add_row(tab, row["version"] or "-", row["d2l"] or "-", escape(row["note"] or ""))
         out.print(grid)
         out.print(f"data: {table['file'] or '-'}; checksum: {table['checksum']}", markup=False, soft_wrap=True)
     sys.exit(0 if sound else 1)

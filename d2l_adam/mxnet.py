@@ -7,15 +7,15 @@ import sys
 
 import numpy
 
-from d2l_adam import binding, book
+from d2l_adam import binding, checks, imports
 
 with (
-    binding.framework(
+    imports.framework(
         "mxnet",
         pip="--no-deps mxnet==1.9.1 && pip install 'graphviz<0.9' requests setuptools",
         apt="it needs two system libraries; on Debian and Ubuntu: apt-get install libgomp1 libquadmath0",
     ),
-    book.numpy_for_mxnet(),
+    imports.numpy_for_mxnet(),
 ):
     import mxnet
     from mxnet import autograd, npx
@@ -58,7 +58,7 @@ def step(rule):
 
     def one_step(params, states, hyperparams):
         """Make one step in place. `params` are arrays; their `.grad` is read."""
-        params = list(params)
+        params = checks.listed(sys.modules[__name__], "params", params)
         with autograd.pause():
             bound(params, [getattr(p, "grad", None) for p in params], states, hyperparams)
 
@@ -84,5 +84,4 @@ def regression(w, b):
     return params, loss, gradients
 
 
-def __getattr__(name):
-    return binding.publish(sys.modules[__name__], name)
+binding.publish(sys.modules[__name__])

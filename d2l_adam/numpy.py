@@ -12,7 +12,8 @@ PARAMETER = GRADIENT = numpy.ndarray
 
 
 def kind(x):
-    return x.shape, x.dtype.name, "cpu"
+    # A matrix multiplies otherwise, a masked array hides NaN: the name of such a type is no dtype's.
+    return x.shape, x.dtype.name if type(x) in (numpy.ndarray, numpy.memmap) else type(x).__name__, "cpu"
 
 
 def writable(x):
@@ -67,5 +68,4 @@ def regression(w, b):
     return params, loss, gradients
 
 
-def __getattr__(name):
-    return binding.publish(sys.modules[__name__], name)
+binding.publish(sys.modules[__name__])

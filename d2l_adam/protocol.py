@@ -4,6 +4,7 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy
 
@@ -13,7 +14,7 @@ from d2l_adam import TABS, data, spec
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth value
 class History:
     """What `train` returns: the loss curve, its cost, and where it ended."""
 
@@ -63,11 +64,11 @@ def train(
         if rule not in spec.RULES:
             raise ValueError(f"unknown rule {rule!r}; known: {', '.join(spec.RULES)}")
         rule = spec.RULES[rule]
-    if dtype not in TOLERANCE:
+    if not isinstance(dtype, str) or dtype not in TOLERANCE:
         raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(TOLERANCE)}")
-    for name, value in (("batch_size", batch_size), ("num_epochs", num_epochs)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; give a whole number from 1 on")
+    for name, value, least in (("batch_size", batch_size, 1), ("num_epochs", num_epochs, 1), ("seed", seed, 0)):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
     features, labels = (x.astype(dtype) for x in data.airfoil())
     num_rows, feature_dim = features.shape
     rng = numpy.random.default_rng(seed)

@@ -2,9 +2,9 @@
 
 import sys
 
-from d2l_adam import binding
+from d2l_adam import binding, checks, imports
 
-with binding.framework("tensorflow", pip="tensorflow"):
+with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
 
@@ -14,7 +14,8 @@ GRADIENT = tf.Tensor, tf.Variable
 
 
 def kind(x):
-    return x.shape, x.dtype.name, x.device
+    # A variable may have been made for values of any shape.
+    return x.shape if x.shape.is_fully_defined() else x.read_value().shape, x.dtype.name, x.device
 
 
 def writable(x):
@@ -53,7 +54,8 @@ def step(rule):
                 "tensorflow: this step is for eager use. Its time step t is a Python number, which tf.function would "
                 "freeze at its first value while it traces the graph; call the step outside of tf.function"
             )
-        params, grads = list(params), list(grads)
+        this = sys.modules[__name__]
+        params, grads = checks.listed(this, "params", params), list(checks.listed(this, "grads", grads))
         for i, (p, g) in enumerate(zip(params, grads, strict=False)):
             if isinstance(p, tf.Variable) and isinstance(g, tf.IndexedSlices):
                 grads[i] = _dense(i, p, g)
@@ -63,19 +65,19 @@ def step(rule):
 
 
 def _dense(i, p, slices):
-    rows, shape = slices.indices, slices.values.shape
-    if shape != (*rows.shape, *p.shape[1:]):
+    values, rows, shape = tf.convert_to_tensor(slices.values), tf.convert_to_tensor(slices.indices), kind(p)[0]
+    if not (shape.rank and rows.dtype.is_integer and rows.shape.rank == 1 and values.shape == rows.shape + shape[1:]):
         raise ValueError(
-            f"tensorflow: gradient of parameter {i} has values of shape {tuple(shape)} for {len(rows)} rows, "
-            f"parameter {i} has shape {tuple(p.shape)}; make the rows alike"
+            f"tensorflow: gradient of parameter {i} has values of shape {tuple(values.shape)} at rows of shape "
+            f"{tuple(rows.shape)}, {rows.dtype.name}; parameter {i} has shape {tuple(shape)}; give a value for each row"
         )
-    if len(rows) and not 0 <= tf.reduce_min(rows) <= tf.reduce_max(rows) < p.shape[0]:
+    rows = tf.cast(rows, tf.int64)
+    if len(rows) and not 0 <= tf.reduce_min(rows) <= tf.reduce_max(rows) < shape[0]:
         raise ValueError(
-            f"tensorflow: gradient of parameter {i} has rows {tf.reduce_min(rows)} to {tf.reduce_max(rows)}, "
-            f"parameter {i} has {p.shape[0]}; give indices from 0 to {p.shape[0] - 1}"
+            f"tensorflow: gradient of parameter {i} has rows {tf.reduce_min(rows)} to {tf.reduce_max(rows)}; "
+            f"parameter {i} has {shape[0]}, numbered from 0"
         )
-    values = float32(slices.values) if slices.values.dtype.name in binding.HALF else slices.values
-    return tf.math.unsorted_segment_sum(values, rows, p.shape[0])
+    return tf.math.unsorted_segment_sum(float32(values) if kind(values)[1] in checks.HALF else values, rows, shape[0])
 
 
 def regression(w, b):
@@ -93,5 +95,4 @@ def regression(w, b):
     return params, loss, gradients
 
 
-def __getattr__(name):
-    return binding.publish(sys.modules[__name__], name)
+binding.publish(sys.modules[__name__])

@@ -2,16 +2,16 @@
 
 import sys
 
-from d2l_adam import binding
+from d2l_adam import binding, checks, imports
 
-with binding.framework("torch", pip="torch"):
+with imports.framework("torch", pip="torch"):
     import torch
     from torch import sign, sqrt, square  # noqa: F401  the words of the spec
 
 NAME = "pytorch"
 PARAMETER = GRADIENT = torch.Tensor
 float32 = torch.Tensor.float
-DTYPES = {getattr(torch, name): name for name in binding.HALF + binding.FULL}
+DTYPES = {getattr(torch, name): name for name in checks.HALF + checks.FULL}
 
 
 def kind(x):
@@ -19,8 +19,10 @@ def kind(x):
 
 
 def writable(x):
-    # The elements of an expanded tensor share memory.
-    return x.is_contiguous() or all(stride or n < 2 for stride, n in zip(x.stride(), x.shape, strict=True))
+    # The elements of an expanded tensor share memory; a sparse one has no place for each.
+    return x.layout is torch.strided and (
+        x.is_contiguous() or all(stride or n < 2 for stride, n in zip(x.stride(), x.shape, strict=True))
+    )
 
 
 def write(arrays, values):
@@ -46,7 +48,7 @@ def step(rule):
 
         A sparse gradient is made dense first, the values of duplicate indices summed.
         """
-        params = list(params)
+        params = checks.listed(sys.modules[__name__], "params", params)
         with torch.inference_mode():
             bound(params, [_gradient(p) for p in params], states, hyperparams)
             for p in params:
@@ -57,7 +59,9 @@ def step(rule):
 
 def _gradient(p):
     grad = getattr(p, "grad", None)
-    return grad.to_dense() if grad is not None and grad.layout is not torch.strided else grad
+    if isinstance(grad, torch.Tensor) and grad.layout is not torch.strided:
+        grad = (grad.float() if DTYPES.get(grad.dtype) in checks.HALF else grad).to_dense()
+    return grad
 
 
 def regression(w, b):
@@ -74,5 +78,4 @@ def regression(w, b):
     return params, loss, gradients
 
 
-def __getattr__(name):
-    return binding.publish(sys.modules[__name__], name)
+binding.publish(sys.modules[__name__])

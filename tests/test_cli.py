@@ -80,9 +80,13 @@ def test_a_curve_too_far_at_one_point_exits_with_1(tmp_path):
     assert "TOO FAR" in printed
 
 
-def test_a_curve_of_nan_exits_with_1(tmp_path):
-    status, printed, _ = command("run", "--tab", "numpy", "--lr", "1e300", cwd=tmp_path)
+def test_a_diverging_curve_exits_with_1_and_its_json_has_no_nan(tmp_path):
+    diverges = ("run", "--tab", "pytorch", "--rule", "adam", "--lr", "1e30")
+    status, printed, _ = command(*diverges, cwd=tmp_path)
     assert (status, "TOO FAR" in printed) == (1, True)
+    status, printed, _ = command(*diverges, "--json", cwd=tmp_path)
+    result = json.loads(printed, parse_constant=pytest.fail)
+    assert (status, result["holds"], result["curves"][1]["final_loss"]) == (1, False, None)
 
 
 def without(*packages):
@@ -140,7 +144,8 @@ def test_info_fails_on_damaged_data(tmp_path):
         (("run", "--lr", "-1", "--tab", "numpy"), "Error: numpy: hyperparameter 'lr' is -1.0; the learning rate is"),
         (("run", "--batch-size", "0", "--tab", "numpy"), "Error: batch_size is 0; give a whole number from 1 on"),
         (("run", "--tab", "jax"), "'jax' is not one of"),
-        (("run", "--seed", "-1", "--tab", "numpy"), "Error: "),
+        (("run", "--seed", "-1", "--tab", "numpy"), "Error: seed is -1; give a whole number from 0 on"),
+        (("run", "--tab", "numpy", "--out", __file__), "is a file"),
         (("walk",), "No such command 'walk'"),
     ],
 )

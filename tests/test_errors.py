@@ -1,5 +1,7 @@
 """Bad input: the error names cause and cure, and everything is as it was."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from frameworks import HALVES, TABS, Problem
@@ -40,7 +42,11 @@ CASES = {
         ValueError,
         r"state of parameter 1 is builtins.tuple, not a pair \(v, s\)",
     ),
-    "no gradient": (lambda p: grads_without(p, 1), ValueError, "gradient of parameter 1 is None; compute it first"),
+    "no gradient": (
+        lambda p: grads_without(p, 1),
+        ValueError,
+        "gradient of parameter 1 is None; compute it, from a loss",
+    ),
     "state of another shape": (
         lambda p: set_state(p, 1, s=p.state((3,), "float64")),
         ValueError,
@@ -101,6 +107,22 @@ CASES = {
     "beta1 is 1": (numbers(beta1=1), ValueError, r"hyperparameter 'beta1' is 1; a decay rate lies in \[0, 1\)"),
     "beta2 is negative": (numbers(beta2=-0.1), ValueError, "hyperparameter 'beta2' is -0.1; a decay rate"),
     "eps is 0": (numbers(eps=0.0), ValueError, "hyperparameter 'eps' is 0.0; it is more than 0"),
+    "eps is 0 in float32": (numbers(eps=1e-50), ValueError, "hyperparameter 'eps' is 1e-50; .* within float32"),
+    "lr is infinite in float32": (numbers(lr=1e39), ValueError, "hyperparameter 'lr' is 1e.39; .* within float32"),
+    "lr is infinite already": (numbers(lr=np.float32("inf")), ValueError, "'lr' is inf; give a finite number"),
+    "beta2 is 1 as a float": (numbers(beta2=Fraction(10**20 - 1, 10**20)), ValueError, "'beta2' is 9.*; a decay rate"),
+    "params is None": (lambda p: setattr(p, "params", None), TypeError, "params is builtins.NoneType; give a list"),
+    "states is a number": (lambda p: setattr(p, "states", 1), TypeError, "states is builtins.int; give a list"),
+    "params is one array": (
+        lambda p: setattr(p, "params", p.params[0]),
+        TypeError,
+        r"params is \S+; give a list, with one entry a parameter",
+    ),
+    "state is one array": (
+        lambda p: p.states.__setitem__(1, p.states[1][0]),
+        ValueError,
+        r"state of parameter 1 is \S+, not a pair \(v, s\)",
+    ),
     "eps is infinite": (numbers(eps=float("inf")), ValueError, "hyperparameter 'eps' is inf; give a finite number"),
 }
 
@@ -123,9 +145,13 @@ def refused(problem, error, words, rule="adam"):
 
 
 def snapshot(problem):
-    arrays = [*problem.params, *(x for state in problem.states for x in state), *(problem.grads or ())]
-    arrays += [getattr(p, "grad", None) for p in problem.params]
+    arrays = [*_leaves(problem.params), *_leaves(problem.states), *_leaves(problem.grads)]
+    arrays += [getattr(p, "grad", None) for p in _leaves(problem.params)]
     return [_bytes(x) for x in arrays], repr(problem.hyperparams)
+
+
+def _leaves(x):
+    return [leaf for part in x for leaf in _leaves(part)] if isinstance(x, list | tuple) else [x]
 
 
 def _bytes(x):
@@ -247,7 +273,7 @@ def test_numpy_views_that_cannot_be_written_are_refused():
         problem = sound("numpy")
         change(problem)
         name = ("parameter 1", "parameter 1", "state v of parameter 1")[i]
-        refused(problem, ValueError, f"{name} is a view that cannot be written in place; give a copy of it")
+        refused(problem, ValueError, f"{name} cannot be written in place; give a copy of this view")
 
 
 def test_an_expanded_torch_tensor_is_refused():
@@ -255,7 +281,7 @@ def test_an_expanded_torch_tensor_is_refused():
 
     problem = sound("pytorch")
     set_state(problem, 1, s=torch.zeros(1, dtype=torch.float64).expand(2))
-    refused(problem, ValueError, "state s of parameter 1 is a view that cannot be written in place")
+    refused(problem, ValueError, "state s of parameter 1 cannot be written in place")
 
 
 def test_tensorflow_says_that_it_is_for_eager_use():
@@ -271,10 +297,15 @@ def test_tensorflow_says_that_it_is_for_eager_use():
 @pytest.mark.parametrize(
     ("values", "rows", "error", "words"),
     [
-        (np.ones(2), [0, 2], ValueError, "gradient of parameter 0 has rows 0 to 2, parameter 0 has 2"),
-        (np.ones(2), [-1, 0], ValueError, "gradient of parameter 0 has rows -1 to 0, parameter 0 has 2"),
-        (np.ones((2, 3)), [0, 1], ValueError, r"has values of shape \(2, 3\) for 2 rows, parameter 0 has shape \(2,\)"),
-        (np.ones(3), [0, 1], ValueError, r"has values of shape \(3,\) for 2 rows"),
+        (np.ones(2), [0, 2], ValueError, "gradient of parameter 0 has rows 0 to 2; parameter 0 has 2, numbered from 0"),
+        (np.ones(2), [-1, 0], ValueError, "gradient of parameter 0 has rows -1 to 0; parameter 0 has 2"),
+        (
+            np.ones((2, 3)),
+            [0, 1],
+            ValueError,
+            r"values of shape \(2, 3\) at rows of shape \(2,\), int64; parameter 0 has shape \(2,\)",
+        ),
+        (np.ones(3), [0, 1], ValueError, r"has values of shape \(3,\) at rows of shape \(2,\)"),
         (np.ones(2, "float32"), [0, 1], TypeError, "gradient of parameter 0 is float32, parameter 0 is float64"),
     ],
 )
@@ -284,3 +315,46 @@ def test_indexed_slices_that_do_not_fit_are_refused(values, rows, error, words):
     problem = sound("tensorflow")
     problem.grads[0] = tf.IndexedSlices(tf.constant(values), tf.constant(rows, tf.int64))
     refused(problem, error, words)
+
+
+def test_indexed_slices_for_a_scalar_or_at_no_rows_are_refused():
+    import tensorflow as tf
+
+    problem = Problem("tensorflow", [1.0])
+    problem.grads = [tf.IndexedSlices(tf.constant([1.0], tf.float64), tf.constant([0]))]
+    refused(problem, ValueError, r"parameter 0 has shape \(\); give a value for each row")
+    problem = sound("tensorflow")
+    problem.grads[0] = tf.IndexedSlices(tf.ones(2, tf.float64), tf.constant([0.0, 1.0]))
+    refused(problem, ValueError, r"rows of shape \(2,\), float32")
+
+
+def test_a_tensorflow_variable_of_any_shape_is_taken_at_its_value_s():
+    import tensorflow as tf
+
+    problem = Problem("tensorflow", [[1.0, 2.0]])
+    problem.params = [tf.Variable(tf.constant([1.0, 2.0], tf.float64), shape=tf.TensorShape(None))]
+    problem.set_grads([[1.0]])
+    refused(problem, ValueError, r"gradient of parameter 0 has shape \(1,\), parameter 0 has \(2,\)")
+    problem.set_grads([[1.0, 1.0]])
+    problem.step("adam")
+    np.testing.assert_allclose(problem.values()[0][0], [0.99, 1.99], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.matrix, np.ma.MaskedArray])
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_numpy_arrays_that_compute_otherwise_are_refused(kind):
+    problem = Problem("numpy", [np.ones((2, 2))])
+    problem.set_grads([np.ones((2, 2))])
+    problem.grads = [kind(problem.grads[0])]
+    refused(problem, TypeError, f"gradient of parameter 0 is {kind.__name__}, parameter 0 is float64")
+    problem.params = [kind(problem.params[0])]
+    refused(problem, TypeError, f"parameter 0 is {kind.__name__}; convert it to one of")
+
+
+def test_a_sparse_torch_state_is_refused():
+    import torch
+
+    problem = sound("pytorch")
+    set_state(problem, 1, v=torch.zeros(2, dtype=torch.float64).to_sparse())
+    with pytest.raises(ValueError, match="state v of parameter 1 cannot be written in place"):
+        problem.step("adam")

@@ -110,8 +110,8 @@ except AttributeError as error:
 def test_only_mxnet_is_lent_the_old_names():
     code = """
 import numpy
-from d2l_adam import book
-with book.numpy_for_mxnet():
+from d2l_adam import imports
+with imports.numpy_for_mxnet():
     assert not hasattr(numpy, "PZERO")
 print("fine")
 """

@@ -243,6 +243,25 @@ def test_a_sparse_gradient_in_torch_is_summed_and_zeroed():
     assert not weight.grad.to_dense().any()
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_sparse_half_gradients_are_summed_in_float32(half):
+    """2048 + 1 is 2048 in either half: what rounds each sum loses the ones."""
+    import tensorflow as tf
+    import torch
+
+    values, rows = np.array([[2048.0], [1.0], [1.0], [1.0]]), [0, 0, 0, 0]
+    problem = Problem("pytorch", [np.ones((2, 1))], half)
+    dtype = getattr(torch, half)
+    problem.params[0].grad = torch.sparse_coo_tensor([rows], torch.tensor(values, dtype=dtype), (2, 1), dtype=dtype)
+    problem.step("adam")
+    assert problem.values()[0][1][0] == pytest.approx(205.1, rel=1e-6)
+    problem = Problem("tensorflow", [np.ones((2, 1))], half)
+    problem.grads = [tf.IndexedSlices(tf.cast(values, half), tf.constant(rows))]
+    problem.step("adam")
+    assert problem.values()[0][1][0] == pytest.approx(205.1, rel=1e-6)
+
+
 def test_torch_zeroes_the_gradient_and_autograd_notices_the_step():
     import torch
 

@@ -1,0 +1,135 @@
+"""How the frameworks and the book's own `d2l` are imported: by their present-day names, or with a cure.
+
+MXNet and d2l were pinned to others' versions years ago. What they miss since is lent to them while
+they are being imported and taken away after: no installed file is touched, and NumPy and
+`sys.modules` are left as they were.
+"""
+
+import contextlib
+import importlib
+import math
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy
+
+from d2l_adam import data
+
+
+@contextlib.contextmanager
+def framework(name: str, pip: str, apt: str = "see its own notes on installation") -> Iterator[None]:
+    """Around the import of a framework: say how to install it where it is missing, or what is broken."""
+    try:
+        yield
+    except Exception as error:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"{name} is not installed; pip install {pip}", name=name) from None
+        cure = apt if isinstance(error, OSError) else f"reinstall it: pip install {pip}"
+        raise ImportError(f"{name} is installed but cannot be imported ({error}); {cure}", name=name) from error
+
+
+_VALUES = {"bool": bool, "NaN": math.nan, "NAN": math.nan, "Inf": math.inf, "PINF": math.inf, "NINF": -math.inf}
+_VALUES |= {"PZERO": 0.0, "NZERO": -0.0}
+
+
+@contextlib.contextmanager
+def numpy_for_mxnet() -> Iterator[None]:
+    """While MXNet is imported, answer it (and nobody else) for the names that NumPy has since dropped."""
+    names: Any = numpy
+    own = names.__getattr__
+
+    def lend(name):
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("mxnet.") or name.startswith("__"):
+            return own(name)
+        if name in _VALUES:
+            return _VALUES[name]
+        try:
+            return own(name)
+        except AttributeError as error:
+            message = str(error)
+
+        def dropped(*args, **kwargs):
+            raise AttributeError(message)
+
+        return dropped
+
+    if "mxnet" not in sys.modules:
+        _take("mxnet")  # what an earlier attempt without this help left half imported
+    names.__getattr__ = lend
+    try:
+        yield
+    finally:
+        names.__getattr__ = own
+
+
+def d2l(tab: ModuleType) -> ModuleType:
+    """Import the d2l module of a tab, such as `d2l.torch`, its airfoil data taken from the checked file."""
+    name = f"d2l.{tab.__name__.rpartition('.')[2]}"
+    try:
+        with _torchvision() if name == "d2l.torch" and name not in sys.modules else contextlib.nullcontext():
+            d2l: Any = importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ImportError) and error.name == name and find_spec("d2l"):
+            raise AttributeError(f"{tab.NAME}: there is no {name}") from None
+        raise ImportError(
+            f"{tab.NAME}: {name} cannot be imported ({error}); pip install --no-deps d2l==1.0.3 "
+            "&& pip install ipython matplotlib matplotlib-inline pandas requests scipy",
+            name=name,
+        ) from error
+    if d2l.download.__module__ == name:
+        its_own = d2l.download
+
+        def download(url, *args, **kwargs):
+            """d2l's own, but for the airfoil table: that is read here, never fetched over plain http."""
+            return str(data.path()) if url == "airfoil" else its_own(url, *args, **kwargs)
+
+        d2l.download = download
+    return d2l
+
+
+@contextlib.contextmanager
+def _torchvision():
+    """Lend d2l.torch a stand-in for torchvision, which the chapter never uses, if there is no working one."""
+    before = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] == "torchvision"}
+    reason = None
+    try:
+        importlib.import_module("torchvision.transforms")
+    except Exception as error:  # a torchvision built for another torch fails in many ways
+        reason = str(error)
+    if reason is None:
+        yield
+        return
+    _take("torchvision")
+    stand_in = _Absent("torchvision", reason)
+    sys.modules |= {"torchvision": stand_in, "torchvision.transforms": stand_in.transforms}
+    try:
+        yield
+    finally:
+        _take("torchvision")
+        sys.modules |= before
+
+
+class _Absent(ModuleType):
+    def __init__(self, name, reason):
+        super().__init__(name)
+        self.__dict__["_reason"] = reason
+        if name == "torchvision":
+            self.transforms = _Absent("torchvision.transforms", reason)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(
+            f"{self.__name__}.{name}: there is no working torchvision here ({self._reason}); "
+            "pip install the torchvision that belongs to your torch",
+            name="torchvision",
+        )
+
+
+def _take(package):
+    """Take a package and all of its modules out of `sys.modules`."""
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[name]
