@@ -21,14 +21,26 @@ def feature_dim(tab, feature_dim, dtype):
 
 
 def constants(tab, rule):
-    """The names of a rule's constants, `t` and what follows it, each with its default."""
+    """What a rule takes beside the arrays: its constants by name, each with its default and its range."""
     if not isinstance(rule, FunctionType):
         raise TypeError(f"{tab.NAME}: the rule is {_type(rule)}; give a Python function rule(p, g, v, s, t, lr, ...)")
     names = dict(list(inspect.signature(rule).parameters.items())[4:])
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     if "t" not in names or any(parameter.kind not in named for parameter in names.values()):
         raise TypeError(f"{tab.NAME}: the rule {rule.__name__} has another signature than (p, g, v, s, t, lr, ...)")
-    return {name: parameter.default for name, parameter in names.items()}
+    ranges = {name: _RANGES.get("beta" if name.startswith("beta") else name, _ANY) for name in names}
+    return {name: (parameter.default, *ranges[name]) for name, parameter in names.items()}
+
+
+_ANY = (lambda _: True), ""
+_RANGES = {
+    "t": (lambda t: t >= 1 and t.is_integer(), "the time step is a whole number from 1 on"),
+    "lr": (lambda lr: 0 <= lr < 2.0**127, "the learning rate is 0 or more, and within float32"),
+    "beta": (lambda beta: 0 <= beta < 1, "a decay rate lies in [0, 1)"),
+    # Less would be 0 in float32, and a zero gradient give 0/0.
+    "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
+}
+_NUMBER: Any = (float, int, Real)  # the common ones first: Real is slow to ask
 
 
 def numbers(tab, constants, hyperparams):
@@ -50,25 +62,15 @@ def numbers(tab, constants, hyperparams):
             number = math.inf
         if not math.isfinite(number):
             raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; give a finite number")
-        holds, cure = _RANGES.get("beta" if name[:4] == "beta" else name, _ANY)
+        _, holds, cure = constants[name]
         if not holds(number):
             raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; {cure}")
         numbers[name] = int(value) if name == "t" else number
-    for name, default in constants.items():
-        if default is inspect.Parameter.empty and name not in numbers:
-            raise KeyError(f"{tab.NAME}: hyperparams lacks {name!r}; give for example {{'lr': 0.01, 't': 1}}")
+    if len(numbers) < len(constants):
+        for name, (default, *_) in constants.items():
+            if default is inspect.Parameter.empty and name not in numbers:
+                raise KeyError(f"{tab.NAME}: hyperparams lacks {name!r}; give for example {{'lr': 0.01, 't': 1}}")
     return numbers
-
-
-_NUMBER: Any = (float, int, Real)  # the common ones first: Real is slow to ask
-_ANY = (lambda _: True), ""
-_RANGES = {
-    "t": (lambda t: t >= 1 and t.is_integer(), "the time step is a whole number from 1 on"),
-    "lr": (lambda lr: 0 <= lr < 2.0**127, "the learning rate is 0 or more, and within float32"),
-    "beta": (lambda beta: 0 <= beta < 1, "a decay rate lies in [0, 1)"),
-    # Less would be 0 in float32, and a zero gradient give 0/0.
-    "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
-}
 
 
 def arrays(tab, params, grads, states):
@@ -118,11 +120,15 @@ def listed(tab, name, value):
 def returned(tab, rule, g, new):
     """What a rule returned, if it is three arrays of the parameter's shape."""
     shape = g.shape
-    if isinstance(new, tuple) and len(new) == 3 and all(getattr(x, "shape", None) == shape for x in new):
-        return new
+    try:
+        p, v, s = new
+        if p.shape == v.shape == s.shape == shape:
+            return new
+    except (TypeError, ValueError, AttributeError):
+        pass
+    found = ", ".join(str(getattr(x, "shape", _type(x))) for x in new) if isinstance(new, tuple) else _type(new)
     raise ValueError(
-        f"{tab.NAME}: the rule {rule.__name__} must return (p, v, s), each of shape {tuple(shape)}; it returned "
-        + (", ".join(str(getattr(x, "shape", _type(x))) for x in new) if isinstance(new, tuple) else _type(new))
+        f"{tab.NAME}: the rule {rule.__name__} must return (p, v, s), each of shape {tuple(shape)}; it returned {found}"
     )
 
 
