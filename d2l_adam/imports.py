@@ -56,8 +56,6 @@ def numpy_for_mxnet() -> Iterator[None]:
 
         return dropped
 
-    if "mxnet" not in sys.modules:
-        _take("mxnet")  # what an earlier attempt without this help left half imported
     names.__getattr__ = lend
     try:
         yield

@@ -9,8 +9,7 @@ with imports.framework("tensorflow", pip="tensorflow"):
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
 
 NAME = "tensorflow"
-PARAMETER = tf.Variable
-GRADIENT = tf.Tensor, tf.Variable
+PARAMETER, GRADIENT = tf.Variable, tf.Tensor
 
 
 def kind(x):

@@ -37,6 +37,11 @@ def numbers(**change):
 CASES = {
     "fewer states": (lambda p: p.states.pop(), ValueError, "2 parameters, 2 gradients, 1 states; give one"),
     "fewer parameters": (lambda p: p.params.pop(), ValueError, "1 parameters, . gradients, 2 states; give one"),
+    "a state of three": (
+        lambda p: p.states.__setitem__(1, (*p.states[1], p.states[0][0])),
+        ValueError,
+        r"state of parameter 1 is builtins.tuple, not a pair \(v, s\)",
+    ),
     "a state that is no pair": (
         lambda p: p.states.__setitem__(1, (p.states[1][0],)),
         ValueError,
@@ -87,6 +92,11 @@ CASES = {
         TypeError,
         r"state v of parameter 1 is \S+; this tab takes ",
     ),
+    "state s of another framework": (
+        lambda p: set_state(p, 1, s=Problem(OTHER[p.tab], [[1.0, 2.0]]).params[0]),
+        TypeError,
+        r"state s of parameter 1 is \S+; this tab takes ",
+    ),
     "parameter that is a list": (lambda p: set_param(p, 1, [1.0, 2.0]), TypeError, "parameter 1 is builtins.list"),
     "hyperparams that is no dict": (
         lambda p: setattr(p, "hyperparams", (("lr", 0.1), ("t", 1))),
@@ -97,6 +107,7 @@ CASES = {
     "no t": (lambda p: p.hyperparams.pop("t"), KeyError, "hyperparams lacks 't'"),
     "unknown name": (numbers(beta_1=0.9), KeyError, "unknown hyperparameter 'beta_1'; known: t, lr, beta1, beta2, eps"),
     "t is 0": (numbers(t=0), ValueError, "hyperparameter 't' is 0; the time step is a whole number from 1 on"),
+    "t is negative": (numbers(t=-1), ValueError, "hyperparameter 't' is -1; the time step is a whole number"),
     "t is not whole": (numbers(t=1.5), ValueError, "hyperparameter 't' is 1.5; the time step is a whole number"),
     "t is infinite": (numbers(t=float("inf")), ValueError, "hyperparameter 't' is inf; give a finite number"),
     "t is beyond floats": (numbers(t=10**400), ValueError, "hyperparameter 't' is 1000.*; give a finite number"),
@@ -123,6 +134,7 @@ CASES = {
         ValueError,
         r"state of parameter 1 is \S+, not a pair \(v, s\)",
     ),
+    "eps is negative": (numbers(eps=-1e-6), ValueError, "hyperparameter 'eps' is -1e-06; it is more than 0"),
     "eps is infinite": (numbers(eps=float("inf")), ValueError, "hyperparameter 'eps' is inf; give a finite number"),
 }
 
@@ -235,10 +247,29 @@ def test_integer_parameters_are_refused(tab):
     refused(problem, ValueError if tab == "pytorch" else TypeError, words)
 
 
+@pytest.mark.parametrize("tab", ["tensorflow", "numpy"])
+def test_as_many_gradients_as_parameters_are_wanted(tab):
+    problem = sound(tab)
+    problem.grads.pop()
+    refused(problem, ValueError, "2 parameters, 1 gradients, 2 states; give one gradient and one state")
+
+
+def test_a_state_on_another_device_is_refused():
+    import torch
+
+    problem = sound("pytorch")
+    set_state(problem, 1, s=torch.zeros(2, dtype=torch.float64, device="meta"))
+    with pytest.raises(ValueError, match="state s of parameter 1 is on meta, parameter 1 on cpu; move them together"):
+        problem.step("adam")
+
+
 @pytest.mark.parametrize(("tab", "half"), HALVES)
 def test_half_precision_states_are_refused_with_the_cure(tab, half):
     problem = Problem(tab, [[1.0, 2.0]], half)
     problem.set_grads([[1.0, 1.0]])
+    whole = problem.states[0][0]
+    problem.states = [(whole, problem.parameter([0.0, 0.0]))]
+    refused(problem, TypeError, f"state s of parameter 0 is {half}, parameter 0 is {half}; convert the former to")
     problem.states = [tuple(problem.array([0.0, 0.0]) for _ in range(2))]
     if tab == "tensorflow":
         problem.states = [tuple(problem.parameter([0.0, 0.0]) for _ in range(2))]

@@ -63,6 +63,12 @@ def test_history_has_the_final_parameters_and_the_time(tab):
     assert at_end == pytest.approx(history.losses[-1], abs=0.02)
 
 
+def test_the_time_an_epoch_takes_is_that_of_its_steps(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(protocol.time, "perf_counter", lambda: next(ticks))
+    assert d2l_adam.train(tab="numpy", num_epochs=2).seconds_per_epoch == 150
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_torch_s_own_adam_is_on_the_curve(dtype):
     """`torch.optim.Adam` has the same formula, written by others; at eps=1e-6 it must agree."""

@@ -93,8 +93,29 @@ def test_what_is_no_function_is_refused(tab, rule):
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_a_failing_rule_changes_nothing(tab):
+def test_a_rule_that_fails_at_the_second_parameter_leaves_the_first_alone(tab):
+    calls = []
+
     def rule(p, g, v, s, t, lr):
-        raise ZeroDivisionError(f"{tab} at step {t}")
+        calls.append(t)
+        if len(calls) == 2:
+            raise ZeroDivisionError(f"{tab} at step {t}")
+        return p - g, v, s
 
     refused(sound(tab), ZeroDivisionError, "at step 1", rule)
+    assert len(calls) == 2
+
+
+def test_mxnet_does_not_record_the_step():
+    from mxnet import autograd
+
+    seen = []
+
+    def rule(p, g, v, s, t, lr):
+        seen.append(autograd.is_recording())
+        return p - lr * g, v, s
+
+    problem = sound("mxnet")
+    with autograd.record():
+        problem.step(rule)
+    assert seen == [False, False]
