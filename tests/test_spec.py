@@ -93,3 +93,16 @@ def test_a_zero_gradient_moves_nothing(tab, rule):
     problem = Problem(tab, [[1.5, -2.0]])
     for p, v, s in (values[0] for values in problem.run(rule, [[[0.0, 0.0]]] * 3)):
         assert (p.tolist(), v.tolist(), s.tolist()) == ([1.5, -2.0], [0.0, 0.0], [0.0, 0.0])
+
+
+def test_the_sign_of_a_number():
+    assert [spec.sign(x) for x in (-2.5, -0.0, 0.0, 3)] == [-1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_yogi_leaves_a_second_moment_that_is_right_already(tab):
+    problem = Problem(tab, [[1.0, 1.0]])
+    problem.module.write([problem.states[0][1]], [problem.array([0.25, 0.25])])
+    problem.set_grads([[0.5, -0.5]])
+    problem.step("yogi")
+    assert problem.values()[0][2].tolist() == [0.25, 0.25]
