@@ -71,7 +71,8 @@ def publish(tab: ModuleType) -> None:
     functions = {"init_adam_states": init_adam_states}
     for name, rule in spec.RULES.items():
         functions[name] = step = tab.step(rule)
-        step.__doc__ = "\n\n".join(inspect.cleandoc(text or "") for text in (step.__doc__, _STEP, rule.__doc__))
+        equations = (rule.__doc__ or "").partition(">>>")[0]  # the example is of the rule on plain numbers
+        step.__doc__ = "\n\n".join(inspect.cleandoc(text) for text in (step.__doc__, _STEP, equations))
     for name, function in functions.items():
         function.__module__, function.__name__, function.__qualname__ = tab.__name__, name, name
     vars(tab).update(functions, __getattr__=lambda name: _late(tab, name))

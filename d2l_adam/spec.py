@@ -49,7 +49,7 @@ def adam(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
     `eps` stands inside the fraction and outside the root; `torch.optim.Adam` does the same, the
     Adams of Keras and MXNet add `eps` to the root *before* its bias is corrected.
 
-    The first step has length `lr * abs(g) / (abs(g) + eps)`; at `abs(g) == eps` that is `lr / 2`:
+    The first step has length `lr * abs(g) / (abs(g) + eps)`: half of `lr` at `abs(g) == eps`.
 
     >>> adam(p=1.0, g=1e-6, v=0.0, s=0.0, t=1, lr=0.5)[0]
     0.75
