@@ -25,8 +25,7 @@ test: lint ## Run the whole test suite
 	@$(python) -m pytest
 
 bench: $(ready) | build/tmp ## Time the steps against code written by hand, side by side
-	@$(python) -m pytest -q --benchmark-only --benchmark-sort=name --benchmark-group-by=group \
-		--benchmark-columns=min,median,iqr,rounds tests/bench_step.py
+	@$(python) tests/bench_step.py
 
 lint: $(ready) | build/tmp ## Check style and types
 	@$(python) -m ruff check --quiet .

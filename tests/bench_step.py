@@ -1,13 +1,17 @@
 """What a step costs at the chapter's size, beside the same step written by hand in d2l's manner.
 
-Run by `make bench`; the tests do not collect it. Read the ratio within each group, not the times.
+Run by `make bench`; the tests do not collect it. Read the ratios, not the times.
 """
 
+import statistics
+import time
+
 import numpy as np
-import pytest
 import tensorflow as tf
 import torch
 from frameworks import Problem
+from rich.console import Console
+from rich.table import Table
 
 from d2l_adam.mxnet import mxnet
 
@@ -70,30 +74,32 @@ def by_hand_tensorflow(rule):
 BY_HAND = {"mxnet": by_hand_mxnet, "pytorch": by_hand_pytorch, "tensorflow": by_hand_tensorflow}
 
 
-@pytest.mark.parametrize("rule", EPS)
-@pytest.mark.parametrize("tab", BY_HAND)
-@pytest.mark.parametrize("written", ["by hand", "from the spec"])
-def test_step(benchmark, tab, rule, written):
-    benchmark.group = f"{tab}, {rule}"
-    rng = np.random.default_rng(0)
+def compare(tab, rule, rounds):
+    """The seconds of each step from the spec and of each by hand, call by call in turn, as noise comes in bursts."""
     problem, twin = (Problem(tab, [np.zeros((5, 1)), np.zeros(1)], "float32") for _ in range(2))
-    # The same work on both sides, or there is nothing to compare.
-    steps = {"by hand": BY_HAND[tab](rule), "from the spec": getattr(problem.module, rule)}
-    for this, step in zip((problem, twin), steps.values(), strict=True):
+    calls = []
+    for this, step in ((problem, getattr(problem.module, rule)), (twin, BY_HAND[tab](rule))):
         this.set_grads([np.full((5, 1), 0.5), np.array([-2.0])])
-        this.step = step
         grads = () if tab in ("mxnet", "pytorch") else (this.grads,)
-        step(this.params, *grads, this.states, this.hyperparams)
+        calls.append((step, (this.params, *grads, this.states, this.hyperparams)))
+    seconds: tuple[list, list] = ([], [])
+    for _ in range(rounds):
+        for (step, arguments), taken in zip(calls, seconds, strict=True):
+            began = time.perf_counter()
+            step(*arguments)
+            if tab == "mxnet":
+                mxnet.nd.waitall()
+            taken.append(time.perf_counter() - began)
     for ours, theirs in zip(problem.values(), twin.values(), strict=True):
         for a, b in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
-    problem.set_grads([rng.normal(size=(5, 1)), rng.normal(size=1)])
-    arguments = (problem.params, *grads, problem.states, problem.hyperparams)
-    step = steps[written]
+            np.testing.assert_allclose(a, b, rtol=1e-5)  # the same work, or there is nothing to compare
+    return seconds
 
-    def timed():
-        step(*arguments)
-        if tab == "mxnet":
-            mxnet.nd.waitall()
 
-    benchmark(timed)
+if __name__ == "__main__":
+    table = Table("tab", "rule", "from the spec", "by hand", "ratio", title="A step at the chapter's size, median")
+    for tab in BY_HAND:
+        for rule in EPS:
+            spec, hand = map(statistics.median, compare(tab, rule, 5000 if tab == "pytorch" else 600))
+            table.add_row(tab, rule, f"{spec * 1e6:.0f} us", f"{hand * 1e6:.0f} us", f"{spec / hand:.2f}")
+    Console().print(table)
