@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import requests
 from matplotlib import pyplot
-from test_imports import python
+from test_imports import failing, python
 
 from d2l_adam import data, protocol
 from d2l_adam.mxnet import mxnet
@@ -100,7 +100,7 @@ def test_torchvision_may_be_absent():
         + "print([sys.modules[name] for name in sys.modules if name.startswith('torchvision')])\n"
         + "tab.d2l.torchvision.datasets.FashionMNIST"
     )
-    said = python(code)
+    said = failing(code)
     assert "ImportError: torchvision.datasets: there is no working torchvision here" in said
     assert "pip install the torchvision that belongs to your torch" in said
     assert "train_ch11\n[None, None]\n" in python(code.rpartition("\n")[0])
@@ -109,7 +109,7 @@ def test_torchvision_may_be_absent():
 def test_torchvision_may_be_broken(packages):
     (packages / "torchvision").mkdir()
     (packages / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
-    said = python(USE + "tab.d2l.transforms.ToTensor()", PYTHONPATH=str(packages))
+    said = failing(USE + "tab.d2l.transforms.ToTensor()", packages)
     assert "torchvision.transforms.ToTensor: there is no working torchvision here (operator nms does not exist)" in said
 
 
@@ -117,11 +117,11 @@ def test_a_working_torchvision_is_used(packages):
     (packages / "torchvision").mkdir()
     (packages / "torchvision" / "__init__.py").write_text("from torchvision import transforms")
     (packages / "torchvision" / "transforms.py").write_text("ToTensor = 'the real one'")
-    said = python(USE + "print(tab.d2l.transforms.ToTensor, tab.d2l.torchvision)", PYTHONPATH=str(packages))
+    said = python(USE + "print(tab.d2l.transforms.ToTensor, tab.d2l.torchvision)", packages)
     assert "the real one <module 'torchvision' from" in said
 
 
 def test_a_missing_d2l_is_named_with_its_pip_line():
-    said = python("import sys; sys.modules['d2l'] = None\nfrom d2l_adam import torch as tab; tab.adam; tab.d2l")
+    said = failing("import sys; sys.modules['d2l'] = None\nfrom d2l_adam import torch as tab; tab.adam; tab.d2l")
     assert "ImportError: pytorch: d2l.torch cannot be imported" in said
     assert "pip install --no-deps d2l==1.0.3 && pip install ipython matplotlib" in said

@@ -13,16 +13,28 @@ from d2l_adam import protocol
 FRAMEWORKS = ("mxnet", "torch", "tensorflow")
 
 
-def python(code, *options, **environment):
-    """Run `code` in a new interpreter; return what it printed, or its error output if it failed."""
-    done = subprocess.run(
-        [sys.executable, *options, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    return done.stdout if done.returncode == 0 else done.stderr
+def with_folder(folder):
+    """The caller's environment, `folder` the first on its PYTHONPATH."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
+def _run(code, folder):
+    env = with_folder(folder) if folder else None
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+
+
+def python(code, folder=None):
+    """Run `code` in a new interpreter, with the packages in `folder`; return what it printed: it must succeed."""
+    done = _run(code, folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def failing(code, folder=None):
+    """Run `code` likewise; return its error output: it must fail."""
+    done = _run(code, folder)
+    assert done.returncode == 1, done.stdout
+    return done.stderr
 
 
 def loaded(statement):
@@ -56,7 +68,7 @@ def test_the_command_line_loads_no_framework_until_it_runs():
     ],
 )
 def test_a_missing_framework_is_named_with_its_pip_line(name, pip):
-    said = python(f"import sys; sys.modules[{name!r}] = None\nfrom d2l_adam import {name}")
+    said = failing(f"import sys; sys.modules[{name!r}] = None\nfrom d2l_adam import {name}")
     assert said.strip().endswith(f"ModuleNotFoundError: {name} is not installed; {pip}")
     assert python(f"import sys; sys.modules[{name!r}] = None\nfrom d2l_adam import numpy; print('fine')") == "fine\n"
 
@@ -64,7 +76,7 @@ def test_a_missing_framework_is_named_with_its_pip_line(name, pip):
 def test_a_framework_that_lacks_a_system_library_names_the_debian_packages(tmp_path):
     (tmp_path / "mxnet").mkdir()
     (tmp_path / "mxnet" / "__init__.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
-    said = python("from d2l_adam import mxnet", PYTHONPATH=str(tmp_path))
+    said = failing("from d2l_adam import mxnet", tmp_path)
     assert "ImportError: mxnet is installed but cannot be imported (libgomp.so.1: cannot open" in said
     assert "apt-get install libgomp1 libquadmath0" in said
 
