@@ -47,6 +47,11 @@ def test_the_package_loads_no_framework_and_no_numpy():
     assert not loaded("import d2l_adam; d2l_adam.TABS") & {*FRAMEWORKS, "numpy", "matplotlib", "d2l", "click"}
 
 
+def test_the_package_alone_loads_no_other_module():
+    code = "import sys; before = {*sys.modules}; import d2l_adam; print(*sorted({*sys.modules} - before))"
+    assert python(code) == "d2l_adam\n"
+
+
 @pytest.mark.parametrize("tab", TABS)
 def test_a_tab_loads_its_own_framework_only(tab):
     own = protocol.MODULE[tab]

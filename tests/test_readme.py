@@ -74,8 +74,8 @@ def test_the_table_s_numbers_are_the_numbers():
         losses = np.array(d2l_adam.train(tab=tab, rule=rule, dtype="float64" if tab == "numpy" else "float32").losses)
         assert f"{losses[-1]:.6f}" == loss
         if tab != "numpy":
-            # Summation order differs between processors; the size of the distance does not.
-            assert np.abs(losses - reference).max() == pytest.approx(float(distance), abs=2e-7)
+            # Summation order differs between processors; the size of the distance, a few roundings, does not.
+            assert 1 / 3 < np.abs(losses - reference).max() / float(distance) < 3
 
 
 def test_what_the_readme_points_to_is_there():
