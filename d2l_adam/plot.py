@@ -22,7 +22,7 @@ def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
         axes = figure.subplots(2, len(rules), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
         for (upper, lower), rule in zip(axes.T, rules, strict=True):
             for curve in (curve for curve in curves if curve["rule"] == rule):
-                style = STYLE[curve["tab"]]
+                style = STYLE.get(curve["tab"], {"label": curve["tab"]})
                 upper.plot(curve["epochs"], curve["losses"], **style)
                 if any(curve["distances"]):  # the reference lies at 0, which a log scale cannot show
                     lower.plot(curve["epochs"], curve["distances"], **style | {"linewidth": 1.5, "marker": "."})

@@ -3,6 +3,7 @@
 import importlib
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -80,9 +81,17 @@ def test_damaged_data_stop_d2l_too(tmp_path, monkeypatch):
     (tmp_path / data.NAME).unlink()
 
 
-def test_the_reference_has_no_d2l():
-    with pytest.raises(AttributeError, match=r"numpy: there is no d2l\.numpy"):
-        protocol.load("numpy").d2l  # noqa: B018
+def test_the_reference_has_no_d2l_whether_d2l_is_here_or_not(monkeypatch):
+    for _ in range(2):
+        with pytest.raises(AttributeError, match=r"numpy: there is no d2l\.numpy; d2l 1\.0\.3 has d2l\.mxnet"):
+            protocol.load("numpy").d2l  # noqa: B018
+        monkeypatch.setitem(sys.modules, "d2l", None)
+
+
+def test_d2l_is_wrapped_once():
+    tab = protocol.load("pytorch")
+    first = tab.d2l.download
+    assert tab.d2l.download is first
 
 
 @pytest.fixture

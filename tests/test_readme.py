@@ -2,7 +2,10 @@
 
 import ast
 import inspect
+import json
 import re
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,7 +17,7 @@ import torch
 from matplotlib import pyplot
 
 import d2l_adam
-from d2l_adam import spec
+from d2l_adam import data, spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,6 +67,32 @@ def test_a_framework_is_one_file(monkeypatch):
     assert hyperparams["t"] == 2
     with pytest.raises(ValueError, match="cupy: 2 parameters, 1 gradients"):
         module.adam(p, p[:1], states, hyperparams)
+
+
+def test_a_framework_in_tabs_is_run_and_named(tmp_path):
+    """The file for CuPy in a copy of the package, `numpy` under CuPy's name, and the tab in TABS."""
+    package = shutil.copytree(ROOT / "d2l_adam", tmp_path / "d2l_adam")
+    shutil.copy(data.path(), package)
+    init = (package / "__init__.py").read_text()
+    (package / "__init__.py").write_text(init.replace("TABS = (", 'TABS = ("cupy", '))
+    (package / "cupy.py").write_text(FRAMEWORK + "\nfrom d2l_adam.numpy import asnumpy, regression\n")
+    (tmp_path / "cupy.py").write_text("import sys, numpy\nsys.modules[__name__] = numpy\n")
+
+    def command(*arguments):
+        code = "import sys; sys.modules |= dict.fromkeys(('mxnet', 'torch', 'tensorflow')); import d2l_adam.__main__\n"
+        code += f"sys.argv[1:] = {arguments}; d2l_adam.__main__.main()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    result = command("run", "--tab", "cupy", "--json")
+    assert [(curve["tab"], curve["rule"]) for curve in result["curves"] if curve["tab"] != "numpy"] == [
+        ("cupy", "adam"),
+        ("cupy", "yogi"),
+    ]
+    assert result["holds"]
+    assert ">cupy<" in re.sub(r"<!-- (.*?) -->", r">\1<", (tmp_path / "build" / "curves.svg").read_text())
+    assert command("info", "--json")["frameworks"]["cupy"] == {"version": np.__version__, "d2l": None, "note": ""}
 
 
 def test_the_table_s_numbers_are_the_numbers():
