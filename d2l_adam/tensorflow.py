@@ -76,7 +76,9 @@ def _dense(i, p, slices):
             f"tensorflow: gradient of parameter {i} has rows {tf.reduce_min(rows)} to {tf.reduce_max(rows)}; "
             f"parameter {i} has {shape[0]}, numbered from 0"
         )
-    return tf.math.unsorted_segment_sum(float32(values) if kind(values)[1] in checks.HALF else values, rows, shape[0])
+    if values.dtype == p.dtype and p.dtype.name in checks.HALF:  # of another dtype, they are refused as they are
+        values = float32(values)
+    return tf.math.unsorted_segment_sum(values, rows, shape[0])
 
 
 def regression(w, b):

@@ -60,7 +60,8 @@ def step(rule):
 def _gradient(p):
     grad = getattr(p, "grad", None)
     if isinstance(grad, torch.Tensor) and grad.layout is not torch.strided:
-        grad = (grad.float() if DTYPES.get(grad.dtype) in checks.HALF else grad).to_dense()
+        half = grad.dtype == p.dtype and DTYPES.get(p.dtype) in checks.HALF  # another dtype is refused as it is
+        grad = (grad.float() if half else grad).to_dense()
     return grad
 
 

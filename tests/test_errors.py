@@ -348,6 +348,31 @@ def test_indexed_slices_that_do_not_fit_are_refused(values, rows, error, words):
     refused(problem, error, words)
 
 
+HALF_FOR_ANOTHER = [("float16", "float32"), ("bfloat16", "float32"), ("bfloat16", "float16"), ("float16", "float64")]
+
+
+@pytest.mark.parametrize(("half", "dtype"), HALF_FOR_ANOTHER)
+def test_half_precision_indexed_slices_are_for_that_half_only(half, dtype):
+    import tensorflow as tf
+
+    problem = sound("tensorflow", dtype)
+    problem.grads[0] = tf.IndexedSlices(tf.ones(2, half), tf.constant([0, 1]))
+    refused(problem, TypeError, f"gradient of parameter 0 is {half}, parameter 0 is {dtype}; convert the for")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize(("half", "dtype"), HALF_FOR_ANOTHER)
+def test_half_precision_sparse_gradients_in_torch_are_for_that_half_only(half, dtype):
+    import torch
+
+    problem = sound("pytorch", half)
+    problem.params[0].grad = problem.params[0].grad.to_sparse()
+    problem.params[0].data = problem.params[0].data.to(getattr(torch, dtype))
+    problem.states = sound("pytorch", dtype).states
+    with pytest.raises(TypeError, match=f"gradient of parameter 0 is {half}, parameter 0 is {dtype}; convert the for"):
+        problem.step("adam")
+
+
 def test_indexed_slices_for_a_scalar_or_at_no_rows_are_refused():
     import tensorflow as tf
 
