@@ -8,7 +8,8 @@ from pathlib import Path
 NAME = "airfoil_self_noise.dat"
 SHA256 = "74c75fd71783f1e6b71f8a622b993dc592897a97cd689c5090a07147a1b097b3"
 # In a clone the file lies beside the package, where d2l looks from the chapter; in a wheel, in it.
-FOLDERS = Path(__file__).parents[1] / "data", Path(__file__).parent
+_HERE, _ROOT = Path(__file__).parent, Path(__file__).parents[1]
+FOLDERS = (_ROOT / "data", _HERE) if (_ROOT / "pyproject.toml").is_file() else (_HERE,)
 
 
 def path() -> Path:
@@ -16,16 +17,22 @@ def path() -> Path:
 
     Raises FileNotFoundError if it is nowhere, ValueError if it was changed.
     """
+    return _checked()[0]
+
+
+def _checked():
+    """The file and its content."""
     for file in (folder / NAME for folder in FOLDERS):
         if file.is_file():
-            if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != SHA256:
+            content = file.read_bytes()
+            if (found := hashlib.sha256(content).hexdigest()) != SHA256:
                 raise ValueError(
                     f"{file} is damaged: its SHA-256 is {found}, it should be {SHA256}; "
                     f"restore it (in a clone: git checkout -- data/{NAME}; else reinstall d2l_adam)"
                 )
-            return file
+            return file, content
     raise FileNotFoundError(
-        f"{NAME} is missing; put it into {FOLDERS[0]} or {FOLDERS[1]} "
+        f"{NAME} is missing; put it into {' or '.join(map(str, FOLDERS))} "
         "(it is part of this project's repository and of its wheel)"
     )
 
@@ -36,14 +43,14 @@ def airfoil():
     As in `d2l.get_data_ch11`: every column is standardised over all 1503 rows, then the first 1500
     are kept. Standardised in float64, so that every dtype starts from the same numbers.
     """
-    return _airfoil(path())
+    return _standardised(_checked()[1])
 
 
 @functools.cache
-def _airfoil(file):
+def _standardised(content):
     import numpy
 
-    table = numpy.loadtxt(io.BytesIO(file.read_bytes()), delimiter="\t")
+    table = numpy.loadtxt(io.BytesIO(content), delimiter="\t")
     table = (table - table.mean(axis=0)) / table.std(axis=0)
     table.flags.writeable = False
     return table[:1500, :-1], table[:1500, -1:]

@@ -1,6 +1,9 @@
 """The airfoil table: the right bytes, or a clear error."""
 
 import hashlib
+import importlib.util
+import shutil
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -50,3 +53,31 @@ def test_a_damaged_file_is_never_read(folder):
 def test_a_missing_file_says_where_to_put_it(folder):
     with pytest.raises(FileNotFoundError, match=f"airfoil_self_noise.dat is missing; put it into {folder} or "):
         data.path()
+
+
+def test_outside_a_clone_the_file_belongs_into_the_package(tmp_path):
+    """What lies in a folder `data` beside the installed packages is somebody else's."""
+    package, beside = tmp_path / "d2l_adam", tmp_path / "data"
+    package.mkdir()
+    beside.mkdir()
+    (beside / data.NAME).write_text("1\t2\n")
+    spec = importlib.util.spec_from_file_location("installed", shutil.copy(data.__file__, package))
+    installed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(installed)
+    with pytest.raises(FileNotFoundError, match=f"put it into {package} \\(it is part of"):
+        installed.path()
+    shutil.copy(data.path(), package)
+    assert installed.path() == package / data.NAME
+
+
+def test_the_bytes_that_are_parsed_are_those_that_were_checked(folder, monkeypatch):
+    """The file is read once: it may change after."""
+    good = (Path(data.__file__).parents[1] / "data" / data.NAME).read_bytes()
+    contents = iter([good, b"1\t2\n"])
+    folder.mkdir()
+    (folder / data.NAME).touch()
+    monkeypatch.setattr(Path, "read_bytes", lambda _: next(contents))
+    features, _ = data.airfoil()
+    assert features.shape == (1500, 5)
+    with pytest.raises(ValueError, match="is damaged"):
+        data.airfoil()
