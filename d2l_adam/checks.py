@@ -20,6 +20,17 @@ def feature_dim(tab, feature_dim, dtype):
         raise ValueError(f"{tab.NAME}: unknown dtype {dtype!r}; known: 'float32', 'float64'")
 
 
+# What each constant may be: a test, and the cure where it fails.
+_RANGES = {
+    "t": (lambda t: t >= 1 and t.is_integer(), "the time step is a whole number from 1 on"),
+    "lr": (lambda lr: 0 <= lr < 2.0**127, "the learning rate is 0 or more, and within float32"),
+    "beta": (lambda beta: 0 <= beta < 1, "a decay rate lies in [0, 1)"),
+    # Less would be 0 in float32, and a zero gradient give 0/0.
+    "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
+}
+_ANY = (lambda _: True), ""  # a constant of the user's own
+
+
 def constants(tab, rule):
     """What a rule takes beside the arrays: its constants by name, each with its default and its range."""
     if not isinstance(rule, FunctionType):
@@ -32,14 +43,6 @@ def constants(tab, rule):
     return {name: (parameter.default, *ranges[name]) for name, parameter in names.items()}
 
 
-_ANY = (lambda _: True), ""
-_RANGES = {
-    "t": (lambda t: t >= 1 and t.is_integer(), "the time step is a whole number from 1 on"),
-    "lr": (lambda lr: 0 <= lr < 2.0**127, "the learning rate is 0 or more, and within float32"),
-    "beta": (lambda beta: 0 <= beta < 1, "a decay rate lies in [0, 1)"),
-    # Less would be 0 in float32, and a zero gradient give 0/0.
-    "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
-}
 _NUMBER: Any = (float, int, Real)  # the common ones first: Real is slow to ask
 
 
@@ -97,9 +100,8 @@ def arrays(tab, params, grads, states):
             and writable(v)
             and writable(s)
         )
-        if not plain:
-            _explain(tab, i, p, g, v, s)
-        rows.append((p, g, v, s, not plain))
+        half = not plain and _is_half(tab, i, p, g, v, s)
+        rows.append((p, g, v, s, half))
     if len({id(x) for p, _, v, s, _ in rows for x in (p, v, s)}) < 3 * len(rows):
         _explain_twins(tab, rows)
     return rows
@@ -132,8 +134,8 @@ def returned(tab, rule, g, new):
     )
 
 
-def _explain(tab, i, p, g, v, s):
-    """Raise the error that says what is wrong with parameter `i`; if it is in half precision, nothing may be."""
+def _is_half(tab, i, p, g, v, s):
+    """Whether parameter `i` is in half precision; raises the error that says what is wrong with it, if anything is."""
     for name, x in (("", p), ("state v of ", v), ("state s of ", s)):
         if not isinstance(x, tab.PARAMETER):
             raise TypeError(f"{tab.NAME}: {name}parameter {i} is {_type(x)}; this tab takes {_types(tab.PARAMETER)}")
@@ -156,6 +158,7 @@ def _explain(tab, i, p, g, v, s):
             raise TypeError(f"{name} is {its_dtype}, parameter {i} is {dtype}; convert the former to {full}")
         if its_device != device:
             raise ValueError(f"{name} is on {its_device}, parameter {i} on {device}; move them together")
+    return dtype in HALF
 
 
 def _explain_twins(tab, rows):
