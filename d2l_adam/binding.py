@@ -1,7 +1,7 @@
 """The interpreter behind every tab: a rule of the spec, bound to one framework's arrays.
 
-A tab is a module of this package. `bind` and `publish` need nothing of it but these names, and `publish`
-adds `init_adam_states`, the rules and `d2l`:
+A tab is a module of this package with these names. `bind` and `publish` use all of them but the last two,
+which are for `d2l_adam.train`; `publish` adds `init_adam_states`, the rules and `d2l`:
 
 | name | what it is |
 |---|---|
@@ -14,7 +14,8 @@ adds `init_adam_states`, the rules and `d2l`:
 | `float32(x)` | `x` in float32 |
 | `zeros(shape, dtype)` | a state: zeros of that dtype (a name, or None for the framework's default) |
 | `step(rule)` | `bind`, in d2l's calling convention for this framework |
-| `asnumpy(x)`, `regression(w, b)` | for `d2l_adam.train`: a copy as `numpy.ndarray`; the chapter's model |
+| `asnumpy(x)` | a copy of `x` as a `numpy.ndarray` |
+| `regression(w, b)` | the chapter's model: its parameters, `loss(X, y)` and `gradients(X, y)` |
 """
 
 import inspect
@@ -80,9 +81,10 @@ def publish(tab: ModuleType) -> None:
 
 _STEP = """
     `states` holds a pair `(v, s)` for each parameter, of its shape and dtype (float32 for a float16
-    or bfloat16 parameter), and no two of these arrays share memory. `hyperparams` is d2l's dict: the
-    learning rate `lr`, the time step `t`, counted from 1 and advanced by one in place, and whichever
-    of `beta1`, `beta2` and `eps` is to differ from the rule's default.
+    or bfloat16 parameter). No two of these arrays may share memory: one array given twice is refused,
+    views of one memory are not noticed. `hyperparams` is d2l's dict: the learning rate `lr`, the time
+    step `t`, counted from 1 and advanced by one in place, and whichever of `beta1`, `beta2` and `eps`
+    is to differ from the rule's default.
 
     Raises ValueError, TypeError or KeyError with cause and cure; then nothing has changed. A NaN or
     infinite gradient makes its own coordinate of the parameter NaN and touches no other.

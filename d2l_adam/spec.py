@@ -28,7 +28,7 @@ def square(x):
 
 
 def sign(x):
-    """Return -1, 0 or 1; the sign of NaN is NaN in some tabs and 0 in others."""
+    """Return -1, 0 or 1. The sign of NaN is 0 here, for plain numbers; a framework's may be NaN."""
     return (x > 0) - (x < 0)
 
 
@@ -77,7 +77,8 @@ def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
     0.75
     """
     v = beta1 * v + (1 - beta1) * g
-    s = s + (1 - beta2) * sign(square(g) - s) * square(g)  # either sign of NaN gives NaN here
+    # The sign of NaN, 0 or NaN, does not matter: NaN plus or times anything is NaN, and so is 0 times infinity.
+    s = s + (1 - beta2) * sign(square(g) - s) * square(g)
     v_hat = v / (1 - beta1**t)
     s_hat = s / (1 - beta2**t)
     p = p - lr * v_hat / (sqrt(s_hat) + eps)
