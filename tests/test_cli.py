@@ -9,13 +9,16 @@ import numpy as np
 import oracle
 import pytest
 from frameworks import TABS
+from test_imports import with_folder
 
 import d2l_adam
 from d2l_adam import data, protocol
 
 
-def command(*arguments, cwd, python=("-m", "d2l_adam")):
-    done = subprocess.run([sys.executable, *python, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+def command(*arguments, cwd, python=("-m", "d2l_adam"), env=None):
+    done = subprocess.run(
+        [sys.executable, *python, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=env
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -56,7 +59,10 @@ def test_json_is_for_programs(tmp_path):
     result = json.loads(printed)
     assert (status, result["holds"], result["lr"], result["tolerance"]) == (0, True, 0.02, 1e-6)
     assert [curve["tab"] for curve in result["curves"]] == ["numpy", "pytorch"]
-    np.testing.assert_allclose(result["curves"][1]["losses"], oracle.curve("yogi", lr=0.02), rtol=0, atol=1e-6)
+    expected = oracle.curve("yogi", lr=0.02)
+    np.testing.assert_allclose(result["curves"][1]["losses"], expected, rtol=0, atol=1e-6)
+    # The reference is in float64, though the others are in float32.
+    np.testing.assert_allclose(result["curves"][0]["losses"], expected, rtol=0, atol=1e-14)
 
 
 WRONG = """
@@ -78,6 +84,75 @@ def test_a_curve_too_far_at_one_point_exits_with_1(tmp_path):
     status, printed, _ = command(cwd=tmp_path, python=("-c", WRONG))
     assert status == 1
     assert "TOO FAR" in printed
+
+
+MADE_UP = """
+import sys
+from d2l_adam import __main__, protocol
+def made_up(tab, rule, **settings):
+    start, off = {"adam": 0.25, "yogi": 0.5}[rule], {"numpy": 0.0, "pytorch": 3e-15, "mxnet": 2e-14}[tab]
+    return protocol.History([0.5, 1.0, 1.5], [start, start / 2 + off, start / 4 - off / 3], 1.25 + start, [])
+protocol.train = made_up
+__main__.main()
+"""
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def made_up(request, tmp_path_factory):
+    """A run whose curves are known: their table, csv and json, and what it exits with."""
+    folder, arguments = tmp_path_factory.mktemp("run"), ["run", "--tab", "pytorch", "--dtype", request.param]
+    status, printed, _ = command(*arguments, cwd=folder, python=("-c", MADE_UP))
+    other, as_json, _ = command(*arguments, "--json", cwd=folder, python=("-c", MADE_UP))
+    assert status == other == 0
+    rows = csv.DictReader((folder / "build" / "curves.csv").read_text().splitlines())
+    return printed, list(rows), json.loads(as_json)
+
+
+def test_the_json_says_what_the_curves_were(made_up):
+    _, _, result = made_up
+    assert [(curve["tab"], curve["rule"]) for curve in result["curves"]] == [
+        (tab, rule) for rule in ("adam", "yogi") for tab in ("numpy", "pytorch")
+    ]
+    for curve in result["curves"]:
+        start, off = {"adam": 0.25, "yogi": 0.5}[curve["rule"]], {"numpy": 0.0, "pytorch": 3e-15}[curve["tab"]]
+        assert curve["losses"] == [start, start / 2 + off, start / 4 - off / 3]
+        assert curve["epochs"] == [0.5, 1.0, 1.5]
+        assert curve["distances"] == pytest.approx([0.0, off, off / 3], abs=1e-16)
+        assert curve["max_distance"] == max(curve["distances"])
+        assert (curve["final_loss"], curve["seconds_per_epoch"]) == (curve["losses"][-1], 1.25 + start)
+
+
+def test_the_table_shows_the_numbers_of_the_json(made_up):
+    printed, _, result = made_up
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    assert rows == [
+        [
+            curve["tab"],
+            curve["rule"],
+            f"{curve['final_loss']:.6f}",
+            "reference" if curve["tab"] == "numpy" else f"{curve['max_distance']:.1e}",
+            f"{curve['seconds_per_epoch']:.3f}",
+        ]
+        for curve in result["curves"]
+    ]
+    assert f"Loss curves in {result['dtype']}; allowed distance {result['tolerance']:.0e}" in printed
+
+
+def test_the_csv_has_the_points_of_the_json(made_up):
+    _, rows, result = made_up
+    assert [(row["tab"], row["rule"], *(float(row[x]) for x in ("epoch", "loss", "distance"))) for row in rows] == [
+        (curve["tab"], curve["rule"], *point)
+        for curve in result["curves"]
+        for point in zip(curve["epochs"], curve["losses"], curve["distances"], strict=True)
+    ]
+
+
+def test_float64_is_held_to_the_tolerance_of_float64(tmp_path, made_up):
+    result = made_up[2]
+    assert result["tolerance"] == {"float32": 1e-6, "float64": 1e-14}[result["dtype"]]
+    arguments = ("run", "--tab", "mxnet", "--dtype", result["dtype"])
+    status, printed, _ = command(*arguments, cwd=tmp_path, python=("-c", MADE_UP))  # off by 2e-14
+    assert (status, "2.0e-14 TOO FAR" in printed) == {"float32": (0, False), "float64": (1, True)}[result["dtype"]]
 
 
 def test_a_diverging_curve_exits_with_1_and_its_json_has_no_nan(tmp_path):
@@ -125,6 +200,19 @@ def test_info_says_how_to_install_the_others():
     assert status == 0
     assert "pip install tensorflow" in " ".join(printed.replace("│", " ").split())
     assert "checksum: holds" in printed
+
+
+def test_info_fails_if_what_is_installed_does_not_work(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('[red]libc10.so[/red]: no such file')")
+    options = {"cwd": ".", "python": without("mxnet", "tensorflow"), "env": with_folder(tmp_path) | {"COLUMNS": "200"}}
+    status, printed, _ = command("info", **options)
+    assert status == 1
+    assert "cannot be imported ([red]libc10.so[/red]: no such file)" in printed
+    status, printed, _ = command("info", "--json", **options)
+    result = json.loads(printed)
+    assert (status, result["sound"], result["frameworks"]["pytorch"]["version"]) == (1, False, None)
+    assert result["frameworks"]["pytorch"]["note"].startswith("torch is installed but cannot be imported ([red]libc10")
 
 
 def test_info_fails_on_damaged_data(tmp_path):
