@@ -105,6 +105,11 @@ CASES = {
     ),
     "no lr": (lambda p: p.hyperparams.pop("lr"), KeyError, "hyperparams lacks 'lr'; give for example"),
     "no t": (lambda p: p.hyperparams.pop("t"), KeyError, "hyperparams lacks 't'"),
+    "no t, but all else": (
+        lambda p: setattr(p, "hyperparams", {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6}),
+        KeyError,
+        "hyperparams lacks 't'; give for example",
+    ),
     "unknown name": (numbers(beta_1=0.9), KeyError, "unknown hyperparameter 'beta_1'; known: t, lr, beta1, beta2, eps"),
     "t is 0": (numbers(t=0), ValueError, "hyperparameter 't' is 0; the time step is a whole number from 1 on"),
     "t is negative": (numbers(t=-1), ValueError, "hyperparameter 't' is -1; the time step is a whole number"),
@@ -119,6 +124,10 @@ CASES = {
     "beta2 is negative": (numbers(beta2=-0.1), ValueError, "hyperparameter 'beta2' is -0.1; a decay rate"),
     "eps is 0": (numbers(eps=0.0), ValueError, "hyperparameter 'eps' is 0.0; it is more than 0"),
     "eps is 0 in float32": (numbers(eps=1e-50), ValueError, "hyperparameter 'eps' is 1e-50; .* within float32"),
+    "eps is subnormal": (numbers(eps=2.0**-149), ValueError, r"'eps' is 1.4\S+e-45; .* \(from 2\*\*-126\)"),
+    "eps is a little too small": (numbers(eps=np.nextafter(2.0**-126, 0)), ValueError, "hyperparameter 'eps' is 1.175"),
+    "eps is too large": (numbers(eps=2.0**127), ValueError, "hyperparameter 'eps' is 1.7.*; .* within float32"),
+    "lr is too large": (numbers(lr=2.0**127), ValueError, "hyperparameter 'lr' is 1.7.*; .* within float32"),
     "lr is infinite in float32": (numbers(lr=1e39), ValueError, "hyperparameter 'lr' is 1e.39; .* within float32"),
     "lr is infinite already": (numbers(lr=np.float32("inf")), ValueError, "'lr' is inf; give a finite number"),
     "beta2 is 1 as a float": (numbers(beta2=Fraction(10**20 - 1, 10**20)), ValueError, "'beta2' is 9.*; a decay rate"),
@@ -181,6 +190,20 @@ def test_bad_input_is_refused_and_nothing_changes(tab, case):
     problem = sound(tab)
     change(problem)
     refused(problem, error, words)
+
+
+@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("rule", ["adam", "yogi"])
+@pytest.mark.parametrize("eps", [2.0**-126, np.nextafter(2.0**127, 0)])
+def test_the_extremes_of_eps_and_lr_work_in_float32(tab, rule, eps):
+    """Even where the gradient is 0, and the second moment with it."""
+    problem = Problem(tab, [[1.0, 1.0]], "float32")
+    problem.hyperparams |= {"eps": eps, "lr": np.nextafter(2.0**127, 0)}
+    problem.set_grads([[0.0, 1.0]])
+    problem.step(rule)
+    p = problem.values()[0][0]
+    assert p[0] == 1
+    assert p[1] == pytest.approx(1 - 1.0 if eps > 1 else -(2.0**127), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("tab", TABS)

@@ -1,5 +1,6 @@
 """The parity protocol: every tab on one loss curve, and proof that a wrong rule leaves it."""
 
+import dataclasses
 import inspect
 import itertools
 
@@ -61,6 +62,14 @@ def test_history_has_the_final_parameters_and_the_time(tab):
     features, labels = oracle.airfoil()
     at_end = ((features @ w[:, 0] + b[0] - labels) ** 2).mean() / 2
     assert at_end == pytest.approx(history.losses[-1], abs=0.02)
+
+
+def test_histories_compare_without_a_word_on_arrays():
+    """Field by field, `==` would ask arrays for their one truth value."""
+    one = d2l_adam.train(tab="numpy", num_epochs=1)
+    other = dataclasses.replace(one, params=[p.copy() for p in one.params])
+    assert other != one
+    assert one in [other, one]
 
 
 def test_the_time_an_epoch_takes_is_that_of_its_steps(monkeypatch):

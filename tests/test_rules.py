@@ -57,12 +57,29 @@ def test_keyword_only_constants_can_be_given(tab):
     assert problem.values()[0][0].item() == pytest.approx(-0.1)
 
 
+@pytest.mark.parametrize("tab", TABS)
+def test_constants_reach_a_rule_as_python_numbers(tab):
+    """A NumPy scalar would drag arrays of float32 to its own dtype, or float64 to float32."""
+    seen = []
+
+    def rule(p, g, v, s, t, lr, beta, power, scale=2):
+        seen.extend(map(type, (t, lr, beta, power)))
+        return p - lr * g, v, s
+
+    problem = sound(tab)
+    problem.hyperparams = {"t": np.float32(3), "lr": np.float32(0.1), "beta": np.float64(0.5), "power": np.int64(2)}
+    problem.step(rule)
+    assert seen == [int, float, float, float] * 2
+
+
 WRONG = {
     "two values": (lambda p, g, v, s, t, lr: (p, v), r"it returned \S+"),
     "four values": (lambda p, g, v, s, t, lr: (p, v, s, s), r"it returned \S+"),
     "nothing": (lambda p, g, v, s, t, lr: None, "it returned builtins.NoneType"),
     "a number for a state": (lambda p, g, v, s, t, lr: (p - lr * g, 0.0, s), "it returned .*builtins.float"),
     "a slice": (lambda p, g, v, s, t, lr: (p - lr * g, v[:1], s), r"it returned .*1"),
+    "a slice of p": (lambda p, g, v, s, t, lr: (p[:1], v, s), r"it returned .*1.*2.*2"),
+    "a slice of s": (lambda p, g, v, s, t, lr: (p - lr * g, v, s[:1]), r"it returned .*2.*2.*1"),
 }
 
 

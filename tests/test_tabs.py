@@ -56,6 +56,30 @@ def test_numbers_may_be_numpy_s(tab):
 
 
 @pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("t", [3, 3.0, np.float32(3), np.int64(3)])
+def test_the_time_step_is_a_python_int_after_a_step(tab, t):
+    problem = Problem(tab, [[1.0]])
+    problem.hyperparams["t"] = t
+    problem.set_grads([[0.3]])
+    problem.step("adam")
+    assert (problem.hyperparams["t"], type(problem.hyperparams["t"])) == (4, int)
+
+
+def test_numpy_parameters_and_states_may_be_memory_maps(tmp_path):
+    """Of a model larger than memory; the file has the new values."""
+    problem, twin = Problem("numpy", [np.ones(3)]), Problem("numpy", [np.ones(3)])
+    p, v, s = (np.memmap(tmp_path / name, "float64", "w+", shape=3) for name in "pvs")
+    p[:] = 1
+    problem.params, problem.states = [p], [(v, s)]
+    for this in (problem, twin):
+        this.set_grads([[1.0, -2.0, 0.0]])
+        this.step("adam")
+    for name, x, expected in zip("pvs", (p, v, s), twin.values()[0], strict=True):
+        x.flush()
+        np.testing.assert_array_equal(np.fromfile(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("tab", TABS)
 def test_params_and_states_may_come_from_generators_and_tuples(tab):
     problem, twin = Problem(tab, [[1.0], [2.0]]), Problem(tab, [[1.0], [2.0]])
     for this in (problem, twin):
