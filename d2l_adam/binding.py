@@ -82,7 +82,7 @@ def publish(tab: ModuleType) -> None:
 _STEP = """
     `states` holds a pair `(v, s)` for each parameter, of its shape and dtype (float32 for a float16
     or bfloat16 parameter). No two of these arrays may share memory: one array given twice is refused,
-    views of one memory are not noticed. `hyperparams` is d2l's dict: the learning rate `lr`, the time
+    views that overlap are not noticed. `hyperparams` is d2l's dict: the learning rate `lr`, the time
     step `t`, counted from 1 and advanced by one in place, and whichever of `beta1`, `beta2` and `eps`
     is to differ from the rule's default.
 
