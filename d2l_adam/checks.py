@@ -8,6 +8,7 @@ from typing import Any
 
 HALF = ("float16", "bfloat16")
 FULL = ("float32", "float64")
+WORDS = ("sqrt", "square", "sign")
 
 
 def feature_dim(tab, feature_dim, dtype):

@@ -1,0 +1,161 @@
+"""The spec rendered as source code: what the reader of each tab sees, in that framework's own words.
+
+The shape is d2l's: a function of `params`, `states` and the dict `hyperparams`, which writes in
+place. The maths is not repeated here: the statements are those of the rule's own syntax tree, its
+words and names replaced.
+"""
+
+import ast
+import inspect
+import textwrap
+from typing import NamedTuple
+
+from d2l_adam import checks, spec
+
+WIDTH = 78  # the book's columns
+
+
+class Idiom(NamedTuple):
+    """How one framework says it: `{}` stands for the place, the shape or the value."""
+
+    imports: str
+    words: str
+    zeros: str
+    grad: str
+    write: str
+    add: str
+    subtract: str
+    before: str = ""
+    after: str = ""
+
+
+_NUMPY = Idiom("import numpy as np", "np", "np.zeros({})", "g", "{}[:] =", "{}[:] +=", "{}[:] -=")
+IDIOMS = {
+    "mxnet": _NUMPY._replace(imports="from mxnet import np, npx\n\nnpx.set_np()", grad="p.grad"),
+    "pytorch": _NUMPY._replace(
+        imports="import torch",
+        words="torch",
+        zeros="torch.zeros({})",
+        grad="p.grad",
+        before="@torch.no_grad()\n",
+        after="        p.grad.zero_()\n",
+    ),
+    "tensorflow": Idiom(
+        "import tensorflow as tf",
+        "tf",
+        "tf.Variable(tf.zeros({}))",
+        "g",
+        "{}.assign(",
+        "{}.assign_add(",
+        "{}.assign_sub(",
+    ),
+    "numpy": _NUMPY,
+}
+
+NAMES = ("init_adam_states", *spec.RULES)
+
+
+def render(tab: str, *names: str) -> str:
+    """Return the source of the functions `names` (all, if none is given) in the words of a tab.
+
+    It needs nothing but the framework, imports included, and makes the same steps as the functions
+    of that name in the tab, whose checks it lacks. The tab "all" gives the rules themselves, as
+    `adam_rule` and `yogi_rule`. Raises ValueError for an unknown tab or name.
+
+    >>> print(render("pytorch", "init_adam_states"))
+    import torch
+    <BLANKLINE>
+    <BLANKLINE>
+    def init_adam_states(feature_dim):
+        shapes = (feature_dim, 1), (1,)
+        return tuple((torch.zeros(shape), torch.zeros(shape)) for shape in shapes)
+    <BLANKLINE>
+    """
+    if tab not in (*IDIOMS, "all"):
+        raise ValueError(f"unknown tab {tab!r}; known: {', '.join(IDIOMS)}, all")
+    known = tuple(spec.RULES) if tab == "all" else NAMES
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown name {name!r} in tab {tab}; known: {', '.join(known)}")
+    names = names or known
+    if tab == "all":
+        words = sorted({word for name in names for word in _words(spec.RULES[name])})
+        parts = [f"from d2l_adam.spec import {', '.join(words)}", *(_rule(name) for name in names)]
+    else:
+        parts = [IDIOMS[tab].imports, *(_function(IDIOMS[tab], name) for name in names)]
+    return "\n\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _rule(name):
+    """A rule as it stands in the spec, without its docstring."""
+    lines = inspect.getsource(spec.RULES[name]).splitlines()
+    docstring = _tree(spec.RULES[name]).body[0]
+    del lines[docstring.lineno - 1 : docstring.end_lineno]
+    return "\n".join(lines).replace(f"def {name}(", f"def {name}_rule(", 1)
+
+
+def _function(idiom, name):
+    if name == "init_adam_states":
+        zeros = idiom.zeros.format("shape")
+        pair = f"        ({zeros}, {zeros})"
+        text = f"    return tuple({pair.strip()} for shape in shapes)"
+        if len(text) > WIDTH:
+            text = f"    return tuple(\n{pair}\n        for shape in shapes)"
+        return f"def init_adam_states(feature_dim):\n    shapes = (feature_dim, 1), (1,)\n{text}"
+    rule = spec.RULES[name]
+    tree = _tree(rule)
+    constants = dict(zip([arg.arg for arg in tree.args.args][-len(tree.args.defaults) :], tree.args.defaults, strict=True))
+    given = [name for name in inspect.signature(rule).parameters if name not in (*"pgvs", *constants)]
+    source = textwrap.dedent(inspect.getsource(rule))
+    values = ", ".join(str(ast.get_source_segment(source, value)) for value in constants.values())
+    grads = "grads, " if idiom.grad == "g" else ""
+    loop = "p, g, (v, s) in zip(params, grads, states)" if grads else "p, (v, s) in zip(params, states)"
+    translate = _Translate(idiom, given)
+    steps = [_statement(idiom, node, translate) for node in tree.body if isinstance(node, ast.Assign)]
+    return (
+        f"{idiom.before}def {name}(params, {grads}states, hyperparams):\n"
+        f"    {', '.join(constants)} = {values}\n"
+        f"    for {loop}:\n" + textwrap.indent("\n".join(steps), " " * 8) + f"\n{idiom.after}"
+        "    hyperparams['t'] += 1"
+    )
+
+
+class _Translate(ast.NodeTransformer):
+    """Put a framework's words for those of the spec, and d2l's places for the names of the rule."""
+
+    def __init__(self, idiom, given):
+        self.names = {"g": idiom.grad} | {name: f"hyperparams['{name}']" for name in given}
+        self.names |= {word: f"{idiom.words}.{word}" for word in checks.WORDS}
+
+    def visit_Name(self, node):  # noqa: N802  ast's own name
+        return ast.parse(self.names[node.id], mode="eval").body if node.id in self.names else node
+
+
+def _statement(idiom, node, translate):
+    """One assignment of the rule: of a local name as it stands, of `p`, `v` or `s` as a write in place."""
+    [target], value = node.targets, node.value
+    if target.id not in ("p", "v", "s"):
+        return ast.unparse(translate.visit(node))
+    write = idiom.write
+    if isinstance(value, ast.BinOp) and ast.unparse(value.left) == target.id:
+        if isinstance(value.op, ast.Sub):
+            write, value = idiom.subtract, value.right
+        elif isinstance(value.op, ast.Add):
+            write, value = idiom.add, value.right
+    head, value = write.format(target.id), translate.visit(value)
+    start, end = (head, ")") if head.endswith("(") else (f"{head} ", "")
+    text = ast.unparse(value)
+    if 8 + len(start + text + end) > WIDTH and isinstance(value, ast.BinOp):
+        start, end = (start, end) if end else (f"{start}(", ")")
+        value.left = ast.Name("_")
+        right = ast.unparse(value).removeprefix("_ ")  # with the brackets that it needs
+        text = f"{text.removesuffix(right).rstrip()}\n{' ' * len(start)}{right}"
+    return f"{start}{text}{end}"
+
+
+def _tree(rule):
+    return ast.parse(textwrap.dedent(inspect.getsource(rule))).body[0]
+
+
+def _words(rule):
+    return {node.id for node in ast.walk(_tree(rule)) if isinstance(node, ast.Name) and node.id in checks.WORDS}
