@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 #: d2l's names for the tabs; "numpy" is the reference.
 TABS = ("mxnet", "pytorch", "tensorflow", "numpy")
 
-__all__ = ["TABS", "History", "train"]
+__all__ = ["TABS", "History", "compare", "train"]
 
 
 def __getattr__(name):
-    if name in ("train", "History"):
+    if name in ("train", "compare", "History"):
         from d2l_adam import protocol
 
         return getattr(protocol, name)

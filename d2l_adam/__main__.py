@@ -12,13 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
-import numpy
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from d2l_adam import TABS, __version__, data, protocol, spec
+from d2l_adam import render as rendering
 
 out, err = Console(), Console(stderr=True)
 
@@ -57,32 +57,21 @@ def run(tabs, rules, folder, as_json, **settings):
     \b
     Example: d2l-adam run --tab pytorch --tab tensorflow --rule yogi --lr 0.02
     """
-    absent = [tab for tab in TABS if not tabs and not find_spec(protocol.MODULE[tab])]
-    tabs = [tab for tab in tabs or TABS if tab not in absent]
-    tolerance = protocol.TOLERANCE[settings["dtype"]]
-    curves, broken = [], {}
-    jobs = [(rule, tab) for rule in dict.fromkeys(rules or spec.RULES) for tab in dict.fromkeys(("numpy", *tabs))]
-    for rule, tab in track(jobs, "training", console=err, disable=as_json):
+    here = protocol.installed()
+    absent = [tab for tab in TABS if not tabs and tab not in here]
+    broken = {}
+    for tab in tabs or here:
         try:
-            # The reference is trained first, and in float64 whatever the others compute in.
-            history = protocol.train(tab, rule, **settings | ({"dtype": "float64"} if tab == "numpy" else {}))
+            protocol.load(tab)
         except ImportError as error:
             broken[tab] = str(error)
-            continue
-        if tab == "numpy":
-            reference = numpy.array(history.losses)
-        curves.append(
-            {
-                "tab": tab,
-                "rule": rule,
-                "final_loss": history.losses[-1],
-                "max_distance": abs(history.losses - reference).max(),
-                "seconds_per_epoch": history.seconds_per_epoch,
-                "epochs": history.epochs,
-                "losses": history.losses,
-                "distances": abs(history.losses - reference).tolist(),
-            }
-        )
+    curves = protocol.compare(
+        [tab for tab in tabs or here if tab not in broken],
+        rules or spec.RULES,
+        lambda jobs: track(jobs, "training", console=err, disable=as_json),
+        **settings,
+    )
+    tolerance = protocol.TOLERANCE[settings["dtype"]]
     holds = not broken and all(curve["max_distance"] <= tolerance for curve in curves)
     files = _write(curves, tolerance, folder)
     if as_json:
@@ -182,6 +171,21 @@ def info(as_json):
         out.print(grid)
         out.print(f"data: {table['file'] or '-'}; checksum: {table['checksum']}", markup=False, soft_wrap=True)
     sys.exit(0 if sound else 1)
+
+
+@cli.command()
+@click.option("--tab", required=True, type=click.Choice([*TABS, "all"]), help="all: the rule that all tabs share.")
+@click.argument("names", nargs=-1, type=click.Choice(rendering.NAMES))
+def render(tab, names):
+    """Print functions of the chapter as the reader of a tab sees them, rendered from the spec.
+
+    NAMES are init_adam_states, adam and yogi; without any, all of them. The code needs only its
+    framework. As a rule, `adam` is named adam_rule: rule(p, g, v, s, t, lr, ...) -> (p, v, s).
+
+    \b
+    Example: d2l-adam render --tab pytorch adam
+    """
+    click.echo(rendering.render(tab, *names), nl=False)
 
 
 def main():

@@ -5,6 +5,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from d2l_adam.protocol import TOLERANCE
+
 # Okabe and Ito's colours; the wider lines lie below, so that equal curves all stay visible.
 STYLE = {
     "mxnet": {"color": "#56B4E9", "linewidth": 6, "label": "MXNet"},
@@ -14,10 +16,10 @@ STYLE = {
 }
 
 
-def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
-    """Draw `curves` (dicts of `tab`, `rule`, `epochs`, `losses`, `distances`) to `stem`.svg and .png."""
+def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
+    """Draw the curves that `d2l_adam.compare` gives; the dotted line is the allowed distance."""
     rules = list(dict.fromkeys(curve["rule"] for curve in curves))
-    with matplotlib.rc_context({"svg.hashsalt": "d2l_adam", "axes.grid": True, "grid.alpha": 0.3}):
+    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(5 * len(rules), 5.4), layout="constrained")
         axes = figure.subplots(2, len(rules), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
         for (upper, lower), rule in zip(axes.T, rules, strict=True):
@@ -33,7 +35,14 @@ def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
         axes[0, 0].set_ylabel("loss")
         axes[1, 0].set_ylabel("distance to\nthe reference")
         axes[0, -1].legend()
-        files = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
+    return figure
+
+
+def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
+    """Draw the curves to `stem`.svg and .png."""
+    figure = draw(curves, tolerance)
+    files = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
+    with matplotlib.rc_context({"svg.hashsalt": "d2l_adam"}):
         for file, metadata in zip(files, ({"Date": None}, {}), strict=True):
             figure.savefig(file, dpi=150, metadata=metadata)
     return files

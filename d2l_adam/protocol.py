@@ -2,8 +2,9 @@
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from numbers import Integral
 
 import numpy
@@ -89,3 +90,45 @@ def train(
                 epochs.append(seen / num_rows)
                 losses.append(float(module.asnumpy(loss(features, labels))))
     return History(epochs, losses, seconds / num_epochs, [module.asnumpy(p) for p in params])
+
+
+def installed() -> tuple[str, ...]:
+    """Return the tabs whose framework is here; none is imported for that."""
+    return tuple(tab for tab in TABS if find_spec(MODULE[tab]))
+
+
+def compare(
+    tabs: Iterable[str] | None = None, rules: Iterable[str] = tuple(spec.RULES), track: Callable = iter, **settings
+) -> list[dict]:
+    """Train each rule in each tab, and measure how far its loss curve is from the reference at every point.
+
+    The reference is NumPy in float64, whatever the others compute in; it comes first among the
+    curves of each rule. `tabs` is by default what is installed; `settings` are those of `train`;
+    `track` may wrap the list of runs to show progress.
+
+    Returns a dict a curve: `tab`, `rule`, `final_loss`, `max_distance`, `seconds_per_epoch`, and
+    the lists `epochs`, `losses` and `distances`.
+
+    >>> [curve["rule"] for curve in compare(tabs=["numpy"], num_epochs=1)]
+    ['adam', 'yogi']
+    """
+    curves = []
+    tabs = dict.fromkeys(("numpy", *(installed() if tabs is None else tabs)))
+    for rule, tab in track([(rule, tab) for rule in dict.fromkeys(rules) for tab in tabs]):
+        history = train(tab, rule, **settings | ({"dtype": "float64"} if tab == "numpy" else {}))
+        if tab == "numpy":
+            reference = numpy.array(history.losses)
+        distances = abs(history.losses - reference)
+        curves.append(
+            {
+                "tab": tab,
+                "rule": rule,
+                "final_loss": history.losses[-1],
+                "max_distance": distances.max(),
+                "seconds_per_epoch": history.seconds_per_epoch,
+                "epochs": history.epochs,
+                "losses": history.losses,
+                "distances": distances.tolist(),
+            }
+        )
+    return curves

@@ -1,0 +1,100 @@
+"""Make the chapter's notebooks, one a framework and language, and execute them from a clean start."""
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from traitlets.config import Config
+
+sys.path.insert(0, str(Path(__file__).parent))
+import references
+
+from d2l_adam import TABS, book
+
+console = Console(stderr=True)
+FRAMEWORKS = tuple(tab for tab in TABS if tab != "numpy")
+
+
+def notebook(cells: list[book.Cell], tab: str, language: str) -> nbformat.NotebookNode:
+    """Return the notebook of one tab, ready to read; its references are the last cell."""
+    cells = [cell for cell in cells if cell.of(tab)]
+    texts = iter(references.plain([cell.source for cell in cells if cell.kind == "markdown"], language))
+    new = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+    made = [new[cell.kind](cell.source if cell.kind == "code" else next(texts)) for cell in cells]
+    made.append(new["markdown"](references.references(language)))
+    for i, cell in enumerate(made):
+        cell.id = f"cell-{i}"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+def execute(file: Path, tab: str, source: str, progress: Progress) -> str | None:
+    """Execute one notebook and write it to `file`, outputs included. Return what failed, if anything did."""
+    text = (references.FOLDER / f"{source}.md").read_text(encoding="utf-8")
+    cells = book.read(text)
+    lines = [cell.line for cell in cells if cell.of(tab)]
+    nb = notebook(cells, tab, references.SOURCES[source])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{tab}/{file.relative_to(file.parents[1])}"
+    task = progress.add_task(name, total=sum(cell.cell_type == "code" for cell in nb.cells))
+    at = [0]
+
+    def started(cell, cell_index):
+        at[0] = cell_index
+
+    def executed(**_):
+        progress.advance(task)
+
+    client = NotebookClient(
+        nb,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(file.parent)}},
+        on_cell_start=started,
+        on_cell_executed=executed,
+        config=Config(KernelManager={"transport_encryption": "auto"}),
+    )
+    failure = None
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        cause = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+        failure = f"{name}, cell {at[0] + 1} ({source}.md, line {lines[at[0]]}): {cause}"
+    nbformat.write(nb, file)
+    return failure
+
+
+@click.command()
+@click.option("--tab", "tabs", multiple=True, type=click.Choice(FRAMEWORKS), help="Repeatable; default: all.")
+@click.option("--source", "sources", multiple=True, type=click.Choice(list(references.SOURCES)), help="Default: both.")
+@click.option("--out", default="build/notebooks", show_default=True, type=click.Path(path_type=Path, file_okay=False))
+def main(tabs, sources, out):
+    """Execute the chapter's notebooks and leave them, with their outputs, in OUT/<tab>/chapter_optimization.
+
+    Exits with 1 if a cell fails, and names notebook and cell; the outputs up to there are kept.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # notes on processors and absent GPUs are no output of a cell
+    jobs = [
+        (out / tab / "chapter_optimization" / f"{source}.ipynb", tab, source)
+        for source in dict.fromkeys(sources or references.SOURCES)
+        for tab in dict.fromkeys(tabs or FRAMEWORKS)
+    ]
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(max_workers=2) as pool:
+        failures = list(pool.map(lambda job: execute(*job, progress), jobs))
+    for failure in filter(None, failures):
+        click.echo(failure, err=True)
+    if any(failures):
+        sys.exit(1)
+    click.echo("Written: " + ", ".join(str(file) for file, _, _ in jobs))
+
+
+if __name__ == "__main__":
+    main()

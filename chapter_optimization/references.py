@@ -1,0 +1,85 @@
+"""What the chapter refers to, and d2lbook's marks turned into the plain Markdown of a notebook."""
+
+import re
+from pathlib import Path
+
+from pybtex.database import Person, parse_file
+
+FOLDER = Path(__file__).parent
+BIBLIOGRAPHY = FOLDER / "references.bib"
+
+#: The two sources of the section, named as in d2l's translated editions, and their languages.
+SOURCES = {"adam": "ja", "adam_origin": "en"}
+
+_BOOK = "https://d2l.ai/chapter_optimization"
+#: The sections of the book that the chapter refers to: number, address and title.
+SECTIONS = {
+    "sec_sgd": ("12.4", f"{_BOOK}/sgd.html", {"en": "Stochastic Gradient Descent", "ja": "確率的勾配降下法"}),
+    "sec_minibatch_sgd": (
+        "12.5",
+        f"{_BOOK}/minibatch-sgd.html",
+        {"en": "Minibatch Stochastic Gradient Descent", "ja": "ミニバッチ確率的勾配降下法"},
+    ),
+    "sec_momentum": ("12.6", f"{_BOOK}/momentum.html", {"en": "Momentum", "ja": "モーメンタム法"}),
+    "sec_adagrad": ("12.7", f"{_BOOK}/adagrad.html", {"en": "Adagrad", "ja": "Adagrad"}),
+    "sec_rmsprop": ("12.8", f"{_BOOK}/rmsprop.html", {"en": "RMSProp", "ja": "RMSProp"}),
+    "sec_scheduler": (
+        "12.11",
+        f"{_BOOK}/lr-scheduler.html",
+        {"en": "Learning Rate Scheduling", "ja": "学習率のスケジューリング"},
+    ),
+}
+
+_WORDS = {
+    "en": {"section": "Section {}", "table": "Table {}", "and": " and ", "others": " et al.", "references": "References"},
+    "ja": {"section": "{} 節", "table": "表 {}", "and": "・", "others": "ら", "references": "参考文献"},
+}
+_EQUATION = re.compile(r"\$\$\n:eqlabel:`(\w+)`")
+_TABLE = re.compile(r"^:(?!\w+:)(.+)\n\n((?:\|.*\n)+):label:`(\w+)`", re.MULTILINE)
+_HEADING = re.compile(r"^#+ (.+)\n:label:`(\w+)`", re.MULTILINE)
+_SLIDE_MARK = re.compile(r"[\[(](\*\*|~~)(.+?)\1[\])]", re.DOTALL)
+
+
+def plain(sources: list[str], language: str) -> list[str]:
+    """Return the texts of a section with references resolved and d2lbook's marks taken out.
+
+    Raises KeyError, with its name, for a label or a citation that is not there.
+    """
+    words, text = _WORDS[language], "\n\n".join(sources)
+    links = {label: f"[{words['section'].format(n)}]({url})" for label, (n, url, _) in SECTIONS.items()}
+    links |= {label: f"[{title}](#{title.replace(' ', '-')})" for title, label in _HEADING.findall(text)}
+    tables = {label: words["table"].format(i + 1) for i, (_, _, label) in enumerate(_TABLE.findall(text))}
+    numbers = {label: i + 1 for i, label in enumerate(_EQUATION.findall(text))}
+    entries = parse_file(str(BIBLIOGRAPHY)).entries
+
+    def cite(key, form):
+        entry = entries[key]
+        names = [_last(person) for person in entry.persons["author"]]
+        name = words["and"].join(names) if len(names) < 3 else names[0] + words["others"]
+        return f"[{form.format(name, entry.fields['year'])}]({entry.fields['url']})"
+
+    def one(source):
+        source = _TABLE.sub(lambda m: f"**{tables[m[3]]}.** {m[1]}\n\n{m[2]}", source)
+        source = _EQUATION.sub(lambda m: rf"\tag{{{numbers[m[1]]}}}$$", source)
+        source = re.sub(r":eqref:`(\w+)`", lambda m: f"({numbers[m[1]]})", source)
+        source = re.sub(r"\n:label:`\w+`", "", source)
+        source = re.sub(r":numref:`(\w+)`", lambda m: (links | tables)[m[1]], source)
+        source = re.sub(r":cite:`([\w.]+)`", lambda m: cite(m[1], "({}, {})"), source)
+        source = re.sub(r":citet:`([\w.]+)`", lambda m: cite(m[1], "{} ({})"), source)
+        return _SLIDE_MARK.sub(lambda m: m[2], source)
+
+    return [one(source) for source in sources]
+
+
+def references(language: str) -> str:
+    """Return the bibliography as Markdown."""
+    lines = [f"## {_WORDS[language]['references']}\n"]
+    for entry in parse_file(str(BIBLIOGRAPHY)).entries.values():
+        names = ", ".join(str(person) for person in entry.persons["author"])
+        title, book = (re.sub("[{}]", "", entry.fields[field]) for field in ("title", "booktitle"))
+        lines.append(f"* {names} ({entry.fields['year']}). [{title}]({entry.fields['url']}). *{book}*.")
+    return "\n".join(lines)
+
+
+def _last(person: Person) -> str:
+    return " ".join(person.prelast_names + person.last_names)
