@@ -1,12 +1,8 @@
 """Write the cells that are rendered from the spec into the sources of the chapter (`make cells`)."""
 
 import re
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 import references
-
 from d2l_adam import book, spec
 from d2l_adam.render import NAMES, render
 

@@ -13,9 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from traitlets.config import Config
 
-sys.path.insert(0, str(Path(__file__).parent))
 import references
-
 from d2l_adam import TABS, book
 
 console = Console(stderr=True)
@@ -35,8 +33,9 @@ def notebook(cells: list[book.Cell], tab: str, language: str) -> nbformat.Notebo
     return nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
-def execute(file: Path, tab: str, source: str, progress: Progress) -> str | None:
-    """Execute one notebook and write it to `file`, outputs included. Return what failed, if anything did."""
+def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
+    """Execute the notebook of a `(file, tab, source)` and write it, outputs included. Return what failed, if any."""
+    file, tab, source = job
     text = (references.FOLDER / f"{source}.md").read_text(encoding="utf-8")
     cells = book.read(text)
     lines = [cell.line for cell in cells if cell.of(tab)]
@@ -88,7 +87,7 @@ def main(tabs, sources, out):
     ]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(max_workers=2) as pool:
-        failures = list(pool.map(lambda job: execute(*job, progress), jobs))
+        failures = list(pool.map(lambda job: execute(job, progress), jobs))
     for failure in filter(None, failures):
         click.echo(failure, err=True)
     if any(failures):

@@ -31,8 +31,8 @@ SECTIONS = {
 }
 
 _WORDS = {
-    "en": {"section": "Section {}", "table": "Table {}", "and": " and ", "others": " et al.", "references": "References"},
-    "ja": {"section": "{} 節", "table": "表 {}", "and": "・", "others": "ら", "references": "参考文献"},
+    "en": {"section": "Section {}", "table": "Table {}", "and": " and ", "others": " et al.", "title": "References"},
+    "ja": {"section": "{} 節", "table": "表 {}", "and": "・", "others": "ら", "title": "参考文献"},
 }
 _EQUATION = re.compile(r"\$\$\n:eqlabel:`(\w+)`")
 _TABLE = re.compile(r"^:(?!\w+:)(.+)\n\n((?:\|.*\n)+):label:`(\w+)`", re.MULTILINE)
@@ -73,7 +73,7 @@ def plain(sources: list[str], language: str) -> list[str]:
 
 def references(language: str) -> str:
     """Return the bibliography as Markdown."""
-    lines = [f"## {_WORDS[language]['references']}\n"]
+    lines = [f"## {_WORDS[language]['title']}\n"]
     for entry in parse_file(str(BIBLIOGRAPHY)).entries.values():
         names = ", ".join(str(person) for person in entry.persons["author"])
         title, book = (re.sub("[{}]", "", entry.fields[field]) for field in ("title", "booktitle"))

@@ -88,7 +88,7 @@ def render(tab: str, *names: str) -> str:
 
 def _rule(name):
     """A rule as it stands in the spec, without its docstring."""
-    lines = inspect.getsource(spec.RULES[name]).splitlines()
+    lines = _source(spec.RULES[name]).splitlines()
     docstring = _tree(spec.RULES[name]).body[0]
     del lines[docstring.lineno - 1 : docstring.end_lineno]
     return "\n".join(lines).replace(f"def {name}(", f"def {name}_rule(", 1)
@@ -102,19 +102,21 @@ def _function(idiom, name):
         if len(text) > WIDTH:
             text = f"    return tuple(\n{pair}\n        for shape in shapes)"
         return f"def init_adam_states(feature_dim):\n    shapes = (feature_dim, 1), (1,)\n{text}"
-    rule = spec.RULES[name]
-    tree = _tree(rule)
-    constants = dict(zip([arg.arg for arg in tree.args.args][-len(tree.args.defaults) :], tree.args.defaults, strict=True))
-    given = [name for name in inspect.signature(rule).parameters if name not in (*"pgvs", *constants)]
-    source = textwrap.dedent(inspect.getsource(rule))
-    values = ", ".join(str(ast.get_source_segment(source, value)) for value in constants.values())
+    source = _source(spec.RULES[name])
+    tree = _tree(spec.RULES[name])
+    args, defaults = tree.args.args, tree.args.defaults
+    constants = {
+        arg.arg: ast.get_source_segment(source, value) or ""
+        for arg, value in zip(args[-len(defaults) :], defaults, strict=True)
+    }
+    given = [arg.arg for arg in args[4:] if arg.arg not in constants]
     grads = "grads, " if idiom.grad == "g" else ""
     loop = "p, g, (v, s) in zip(params, grads, states)" if grads else "p, (v, s) in zip(params, states)"
     translate = _Translate(idiom, given)
     steps = [_statement(idiom, node, translate) for node in tree.body if isinstance(node, ast.Assign)]
     return (
         f"{idiom.before}def {name}(params, {grads}states, hyperparams):\n"
-        f"    {', '.join(constants)} = {values}\n"
+        f"    {', '.join(constants)} = {', '.join(constants.values())}\n"
         f"    for {loop}:\n" + textwrap.indent("\n".join(steps), " " * 8) + f"\n{idiom.after}"
         "    hyperparams['t'] += 1"
     )
@@ -127,7 +129,7 @@ class _Translate(ast.NodeTransformer):
         self.names = {"g": idiom.grad} | {name: f"hyperparams['{name}']" for name in given}
         self.names |= {word: f"{idiom.words}.{word}" for word in checks.WORDS}
 
-    def visit_Name(self, node):  # noqa: N802  ast's own name
+    def visit_Name(self, node):
         return ast.parse(self.names[node.id], mode="eval").body if node.id in self.names else node
 
 
@@ -153,8 +155,12 @@ def _statement(idiom, node, translate):
     return f"{start}{text}{end}"
 
 
+def _source(rule):
+    return textwrap.dedent(inspect.getsource(rule))
+
+
 def _tree(rule):
-    return ast.parse(textwrap.dedent(inspect.getsource(rule))).body[0]
+    return ast.parse(_source(rule)).body[0]
 
 
 def _words(rule):

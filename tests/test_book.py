@@ -1,0 +1,128 @@
+"""The reader of d2lbook's Markdown against d2lbook itself, which has an environment of its own."""
+
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import references
+from d2l_adam import book
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+[project]
+name = adam
+title = Adam
+[build]
+eval_notebook = False
+notebooks = chapter_optimization/*.md
+tabs = mxnet, pytorch, tensorflow
+"""
+# What the chapter does not use, but books do.
+OTHER = """# Other
+:label:`sec_other`
+
+Text, and a fence that is no cell:
+
+```bash
+make run
+```
+
+```{.python .input}
+x = 1  # of the default tab
+```
+
+```{.python .input  n=3}
+%%tab pytorch, tensorflow
+x = 2
+
+y = 3
+```
+
+:begin_tab:`mxnet, pytorch`
+Two tabs. :numref:`sec_other`
+
+* a list
+
+:end_tab:
+
+:begin_tab:`tensorflow`
+The third.
+:end_tab:
+
+~~~{.python .input}
+#@tab all
+print(x)
+~~~
+
+The end.
+"""
+
+
+@pytest.fixture(scope="module")
+def by_d2lbook(tmp_path_factory):
+    """Notebooks that the real d2lbook made, by tab and name."""
+    d2lbook = ROOT / ".venv" / "d2lbook" / "bin" / "d2lbook"
+    assert d2lbook.is_file(), "d2lbook is not installed; run: make setup-tests"
+    folder = tmp_path_factory.mktemp("book")
+    (folder / "chapter_optimization").mkdir()
+    (folder / "config.ini").write_text(CONFIG)
+    (folder / "index.md").write_text("# A Book\n")
+    texts = {name: (references.FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in references.SOURCES}
+    for name, text in (texts | {"other": OTHER}).items():
+        (folder / "chapter_optimization" / f"{name}.md").write_text(text, encoding="utf-8")
+    made = {}
+    for tab, output in (("mxnet", "eval"), ("pytorch", "eval_pytorch"), ("tensorflow", "eval_tensorflow")):
+        subprocess.run([d2lbook, "build", "eval", "--tab", tab], cwd=folder, check=True, capture_output=True)
+        for name in (*texts, "other"):
+            file = folder / "_build" / output / "chapter_optimization" / f"{name}.ipynb"
+            made[tab, name] = nbformat.read(file, as_version=4)
+    return made
+
+
+@pytest.mark.parametrize("name", [*references.SOURCES, "other"])
+@pytest.mark.parametrize("tab", ["mxnet", "pytorch", "tensorflow"])
+def test_d2lbook_makes_the_same_notebook(by_d2lbook, tab, name):
+    text = OTHER if name == "other" else (references.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    ours = [(cell.kind, cell.source) for cell in book.read(text) if cell.of(tab)]
+    # d2lbook leaves a line end after a text that tabs had to be cut from.
+    theirs = [(cell.cell_type, cell.source.rstrip("\n")) for cell in by_d2lbook[tab, name].cells]
+    # It also joins texts that only a tab's block separated; readers see no difference.
+    assert join(ours) == join(theirs)
+    assert [kind for kind, _ in ours].count("code") >= 2
+
+
+def join(cells):
+    joined = []
+    for kind, source in cells:
+        if joined and kind == joined[-1][0] == "markdown":
+            joined[-1] = (kind, joined[-1][1] + "\n\n" + source)
+        else:
+            joined.append((kind, source))
+    return joined
+
+
+def test_lines_are_those_of_the_file():
+    lines = OTHER.splitlines()
+    for cell in book.read(OTHER):
+        found = lines[cell.line - 1 : cell.line + cell.source.count("\n")]
+        assert found == cell.source.splitlines()
+
+
+def test_tabs():
+    assert [cell.tabs for cell in book.read(OTHER, "pytorch")] == [
+        None,
+        ("pytorch",),
+        ("pytorch", "tensorflow"),
+        ("mxnet", "pytorch"),
+        ("tensorflow",),
+        None,
+        None,
+    ]
+    assert [cell.of("tensorflow") for cell in book.read(OTHER)] == [True, False, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "no cells", "```{.python .input}\nnever closed"])
+def test_odd_files_are_text(text):
+    assert [(cell.kind, cell.source) for cell in book.read(text)] == ([("markdown", text)] if text.strip() else [])
