@@ -73,11 +73,12 @@ def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
     Nonconvex Optimization*, 2018, algorithm 2. The state starts at 0 as in d2l; optax and other
     implementations start it at 1e-6.
 
+    A gradient that is NaN gives NaN, whether a framework takes the sign of NaN for NaN or for 0.
+
     >>> yogi(p=1.0, g=1e-3, v=0.0, s=0.0, t=1, lr=0.5)[0]
     0.75
     """
     v = beta1 * v + (1 - beta1) * g
-    # The sign of NaN, 0 or NaN, does not matter: NaN plus or times anything is NaN, and so is 0 times infinity.
     s = s + (1 - beta2) * sign(square(g) - s) * square(g)
     v_hat = v / (1 - beta1**t)
     s_hat = s / (1 - beta2**t)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mxnet
 import numpy as np
 import oracle
 import pytest
@@ -19,6 +18,8 @@ import cells
 import d2l_adam
 import references
 from d2l_adam import book, data, protocol, spec
+
+mxnet = protocol.load("mxnet").mxnet
 
 TEXTS = {name: (references.FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in references.SOURCES}
 CELLS = {name: book.read(text) for name, text in TEXTS.items()}
@@ -34,7 +35,7 @@ def test_both_languages_have_the_same_cells():
 
 def test_both_languages_have_the_same_structure():
     """The same headings' levels, labels, equations and references, in the same order."""
-    for pattern in (r"^#+ ", r":label:`\w+`", r"\$\$.*?\$\$", r":(?:num|eq)ref:`\w+`|:citet?:`[\w.]+`", r"^\| `?\w"):
+    for pattern in (r"^#+ ", r":label:`\w+`", r"\$\$.*?\$\$", r":(?:num|eq)ref:`\w+`|:citet?:`[\w.]+`", r"^\|"):
         found = [re.findall(pattern, text, re.MULTILINE | re.DOTALL) for text in TEXTS.values()]
         if "ref" in pattern:  # word order differs
             found = [sorted(set(references)) for references in found]
@@ -58,7 +59,6 @@ def test_cells_are_what_the_spec_renders_to(name):
 def test_a_cell_that_drifts_is_found_and_mended():
     text = TEXTS["adam"]
     for right, wrong in (("np.sqrt(s_hat) + eps)", "np.sqrt(s_hat)) + eps"), ("(sqrt(s_hat) + eps)", "sqrt(s_hat)")):
-        assert text.count(right) == 2
         assert cells.refreshed(text.replace(right, wrong, 1)) == text
 
 
