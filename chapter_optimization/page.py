@@ -1,0 +1,227 @@
+"""The section as static HTML, in Japanese and in English: python chapter_optimization/page.py.
+
+Each source becomes MyST Markdown, the cells of the tabs side by side and with the outputs of the executed
+notebooks; Sphinx, MyST and furo make the pages of it (conf.py, _static, _templates).
+"""
+
+import hashlib
+import itertools
+import re
+import shutil
+from base64 import b64decode
+from operator import itemgetter
+from pathlib import Path
+
+import click
+import nbformat
+from sphinx.cmd.build import build_main
+
+from d2l_adam import book
+from references import SECTIONS, SOURCES
+
+HERE = Path(__file__).resolve().parent
+TABS = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow"}
+FILES = {language: file for file, language in SOURCES.items()}
+WORDS = {
+    "ja": {
+        "section": "%s 節",
+        "table": "表 %s",
+        "references": "参考文献",
+        "alt": "上のコードが描いた図",
+        "widget": "スライダーはノートブックの中で動きます。",
+        "nothing": "このフレームワークでは何もありません。",
+    },
+    "en": {
+        "section": "Section %s",
+        "table": "Table %s",
+        "references": "References",
+        "alt": "Figure drawn by the code above",
+        "widget": "The slider is in the notebook.",
+        "nothing": "Nothing here for this framework.",
+    },
+}
+CODE = re.compile(
+    r"^(?P<fence>```+|~~~+)[\s\S]*?^(?P=fence)[ \t]*$"
+    r"|(?P<role>:\w+:`[^`\n]*`)"
+    r"|(?P<ticks>`+)(?!`)[\s\S]*?(?<!`)(?P=ticks)(?!`)",
+    re.MULTILINE,
+)
+SLIDES = re.compile(r"\[(\*\*|~~)([\s\S]+?)\1\]|\((\*\*|~~)([\s\S]+?)\3\)")
+# d2lbook's marks want spaces about them; Japanese brackets and stops have their own.
+SPACES = re.compile(r"(?<=[\u3000-\u303f\uff00-\uffef]) +(?=\S)|(?<=[`$\0]) +(?=[\u3000-\u303f\uff00-\uffef])")
+EQUATION = re.compile(r"(?<=\$\$)\s*:eqlabel:`([^`]+)`")
+TABLE = re.compile(r"^:(?!\w+:)(.+)\n\s*\n?((?:.*\|.*\n)+)\s*?(?:\n?:label:`([^`]+)`)?$", re.MULTILINE)
+HEADING = re.compile(r"^(#+ .*)(?:\n+:label:`([^`]+)`)?$", re.MULTILINE)
+ROLE = re.compile(r":(\w+):`([^`\n]*)`")
+ROLES = {"numref": "numref", "eqref": "eq", "cite": "cite:p", "citet": "cite:t"}
+IMAGES = {"image/svg+xml": "svg", "image/png": "png"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def block(info, body):
+    """A directive in a fence that is longer than those within."""
+    fence = "`" * (2 + max(map(len, re.findall("`+", body)), default=1))
+    return f"{fence}{info}\n{body}\n{fence}"
+
+
+def myst(text, language):
+    """The prose of a source in MyST's words; code stays as it is, and so do the lines that name tabs."""
+    kept: list[str] = []
+
+    def keep(match):
+        if match["role"]:
+            return match[0]
+        kept.append(match[0])
+        return f"\0{len(kept) - 1}\0"
+
+    def role(match):
+        name, key = match.groups()
+        if name == "begin_tab":
+            return match[0]
+        if name == "numref" and key in SECTIONS:
+            number, url, titles = SECTIONS[key]
+            return f'[{WORDS[language]["section"] % number}]({url} "{titles[language]}")'
+        if name not in ROLES:
+            raise click.ClickException(f"{FILES[language]}.md: a page has no place for {match[0]}")
+        return f"{{{ROLES[name]}}}`{key}`"
+
+    def table(match):
+        name = f":name: {match[3]}\n" if match[3] else ""
+        return block(f"{{table}} {match[1]}", f"{name}\n{match[2]}")
+
+    parts = itertools.count(1)
+    text = CODE.sub(keep, text)
+    text = SLIDES.sub(lambda match: match[2] or match[4], text)
+    text = SPACES.sub("", text)
+    text = EQUATION.sub(r" (\1)", text)
+    text = TABLE.sub(table, text)
+    text = HEADING.sub(lambda match: f"\n{{#{match[2] or f'part-{next(parts)}'}}}\n{match[1]}\n", text)
+    text = ROLE.sub(role, text)
+    return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+
+
+def figure(svg):
+    """A figure without the date and the random names that Matplotlib gives it: the same picture is the same text."""
+    names: dict[str, str] = {}
+    svg = re.sub(r"<dc:date>.*?</dc:date>", "", svg)
+    return re.sub(r'(?<=["#_])[mph]?[0-9a-f]{10}\b', lambda match: names.setdefault(match[0], f"n{len(names)}"), svg)
+
+
+def kind_of(output):
+    """The kind of an output, the best that a page can show, and what it holds."""
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    for kind in (WIDGET, *IMAGES, "text/html"):
+        if kind in data and (kind != "text/html" or "<table" in data[kind]):
+            return kind, data[kind]
+    return "text/plain", data.get("text/plain", "") + "\n" * (output.output_type != "stream")
+
+
+def outputs(cell, words, folder):
+    """What a code cell printed and drew, as MyST; its images become files of the folder."""
+    parts = []
+    for kind, group in itertools.groupby(map(kind_of, cell.outputs), itemgetter(0)):
+        contents = [content for _, content in group]
+        if kind == "text/plain":
+            text = re.sub(r"\x1b\[[\d;]*m|.*\r(?!\n)", "", "".join(contents)).strip("\n")
+            parts += [block("{code-block} text", text)] if text.strip() else []
+        elif kind == WIDGET:
+            parts.append(f"{{.widget}}\n{words['widget']}")
+        elif kind == "text/html":
+            parts += [block("{raw} html", content) for content in contents]
+        else:
+            alt = " ".join(cell.metadata.get("alt", words["alt"]).split())
+            for content in contents:
+                data = figure(content).encode() if kind == "image/svg+xml" else b64decode(content)
+                file = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.{IMAGES[kind]}"
+                file.write_bytes(data)
+                parts.append(block(f"{{image}} {file.name}", f":alt: {alt}"))
+    return [block("{container} output", "\n\n".join(parts))] if parts else []
+
+
+def executed(cells, tab, file):
+    """The cells of a tab, each with its place in the section and as executed in the notebook."""
+    if not file.exists():
+        raise click.ClickException(
+            f"{file} is missing: execute the notebooks of the section first, or name --notebooks"
+        )
+    notebook = nbformat.read(file, 4)
+    places = [place for place, cell in enumerate(cells) if cell.of(tab)]
+    ran = [(cell.cell_type, cell.source if cell.cell_type == "code" else "") for cell in notebook.cells[: len(places)]]
+    if ran != [(cells[at].kind, cells[at].source if cells[at].kind == "code" else "") for at in places]:
+        raise click.ClickException(f"{file} has other cells than the section: execute it anew")
+    for place, cell in zip(places, notebook.cells, strict=False):
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            raise click.ClickException(f"{file}: a cell failed:\n{cell.source}")
+        yield place, cell
+
+
+def page(text, language, notebooks, folder):
+    """The section as one page of MyST: what differs between the tabs becomes a group of panels."""
+    words = WORDS[language]
+    cells = book.read(myst(text, language))
+    shown: dict[tuple[int, str], str] = {}
+    for tab in TABS:
+        file = notebooks / tab / "chapter_optimization" / f"{FILES[language]}.ipynb"
+        for place, cell in executed(cells, tab, file):
+            source = cells[place].source
+            if cell.cell_type == "code":
+                source = "\n\n".join([block("{code-block} ipython3", source), *outputs(cell, words, folder)])
+            shown[place, tab] = source
+
+    parts = []
+    for _, group in itertools.groupby(range(len(cells)), lambda place: "tabs" if cells[place].tabs else place):
+        places = list(group)
+        panels = {tab: "\n\n".join(shown[at, tab] for at in places if (at, tab) in shown) for tab in TABS}
+        if len(set(panels.values())) == 1:
+            parts.append(panels["mxnet"])
+            continue
+        parts.append(
+            block(
+                "{container} tabs",
+                "\n\n".join(
+                    block(f"{{container}} tab {tab}", f"{{.tab-name}}\n{TABS[tab]}\n\n{panel or words['nothing']}")
+                    for tab, panel in panels.items()
+                ),
+            )
+        )
+    if "{cite:" in "".join(parts):
+        parts.append(block(f"{{rubric}} {words['references']}", ":heading-level: 2\n:name: references"))
+        parts.append(block("{bibliography}", ""))
+    return "\n\n".join(parts) + "\n"
+
+
+@click.command()
+@click.option("--notebooks", default="build/notebooks", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", default="build/html", show_default=True, type=click.Path(path_type=Path), help="For the pages.")
+@click.option("--sources", default=HERE, type=click.Path(path_type=Path), help="Holds adam.md and adam_origin.md.")
+def main(notebooks, out, sources):
+    """Build the pages of the section, ja/adam.html and en/adam.html, from its sources and executed notebooks."""
+    scratch = HERE.parent / "build" / "page"
+    shutil.rmtree(scratch, ignore_errors=True)
+    for language, source in FILES.items():
+        click.echo(f"{language}: reading {source}.md and its notebooks")
+        folder = scratch / language
+        folder.mkdir(parents=True)
+        text = (sources / f"{source}.md").read_text(encoding="utf-8")
+        (folder / "adam.md").write_text(page(text, language, notebooks, folder), encoding="utf-8")
+        (folder / "index.md").write_text("# Dive into Deep Learning\n\n```{toctree}\n:numbered:\nadam\n```\n")
+        shutil.copy(HERE / "references.bib", folder)
+    for language, words in WORDS.items():
+        click.echo(f"{language}: building {out / language / 'adam.html'}")
+        if (out / language / "adam.html").exists():
+            shutil.rmtree(out / language)  # figures have new names when they change
+        options = [f"language={language}", f"bibtex_reference_style=book_{language}"]
+        options += [f"numfig_format.{kind}={words[kind]}" for kind in ("section", "table")]
+        arguments = [argument for option in options for argument in ("-D", option)]
+        folders = ["-c", HERE, "-d", scratch / "doctrees" / language, scratch / language, out / language]
+        if build_main(["-b", "html", "-E", "-a", "-q", "-n", "-W", *arguments, *map(str, folders)]):
+            raise click.ClickException(
+                f"Sphinx refused the page; its reasons stand above, its lines are those of {scratch}"
+            )
+        shutil.copy(HERE / "_templates" / "section.html", out / language / "index.html")
+    shutil.copy(HERE / "_templates" / "languages.html", out / "index.html")
+    click.echo(f"open {out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()
