@@ -1,27 +1,43 @@
 # Everything happens inside this folder: the environment in .venv, what the commands write in build.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test bench lint format wheel clean distclean
+.PHONY: help setup setup-tests run lab html cells test bench lint format wheel clean distclean
 
 python := .venv/bin/python
 ready := .venv/ready
+ready-tests := .venv/ready-tests
+notebooks := build/notebooks/ready
 
 export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export KERAS_HOME := $(CURDIR)/build/home/keras
+export JUPYTER_CONFIG_DIR := $(CURDIR)/build/home/jupyter/config
+export JUPYTER_DATA_DIR := $(CURDIR)/build/home/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(CURDIR)/build/home/jupyter/runtime
 export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_CACHE_DIR := 1
 export TMPDIR := $(CURDIR)/build/tmp
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(ready) ## Set up .venv (the other targets do so themselves)
 
-run: $(ready) | build/tmp ## Train in all frameworks, print the table, write the curves to build
+run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute the notebooks of the chapter
 	@$(python) -m d2l_adam run
+	@$(python) chapter_optimization/notebooks.py
+	@touch $(notebooks)
 
-test: lint ## Run the whole test suite
+lab: $(ready) | $(notebooks) ## Open the executed notebooks in JupyterLab
+	@$(python) -m jupyterlab --notebook-dir build/notebooks
+
+html: $(notebooks) ## Build the chapter as a page: build/html/index.html
+	@$(python) chapter_optimization/page.py
+
+cells: $(ready) ## Render the cells of the chapter from the spec anew
+	@$(python) chapter_optimization/cells.py
+
+test: lint $(ready-tests) ## Run the whole test suite
 	@$(python) -m pytest
 
 bench: $(ready) | build/tmp ## Time the steps against code written by hand, side by side
@@ -32,7 +48,7 @@ lint: $(ready) | build/tmp ## Check style and types
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m mypy
 
-format: $(ready) ## Mend the style
+format: $(ready) ## Fix the style
 	@$(python) -m ruff check --quiet --fix .
 	@$(python) -m ruff format --quiet .
 
@@ -48,6 +64,10 @@ distclean: clean ## Remove the environment too
 build/tmp:
 	@mkdir -p $@
 
+$(notebooks): $(ready) $(wildcard chapter_optimization/*.md chapter_optimization/*.py d2l_adam/*.py) | build/tmp
+	@$(python) chapter_optimization/notebooks.py
+	@touch $@
+
 # The first Python from 3.11 to 3.13 that can make an environment, or PYTHON=... if given.
 $(ready): requirements.txt requirements-no-deps.txt pyproject.toml | build/tmp
 	@for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python); do \
@@ -58,10 +78,20 @@ $(ready): requirements.txt requirements-no-deps.txt pyproject.toml | build/tmp
 		echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Install one (Debian, Ubuntu: apt-get install'; \
 		echo 'python3 python3-venv), or name yours: make PYTHON=/path/to/python3.11'; exit 1; \
 	fi; \
-	echo "Setting up .venv with $$($$found --version); this takes some minutes and some gigabytes."; \
+	echo "Setting up .venv with $$($$found --version); the first time, this takes some minutes and some gigabytes."; \
 	$$found -m venv .venv
-	@$(python) -m pip install --quiet --progress-bar=on -r requirements.txt \
+	@$(python) -m pip install -r requirements.txt \
 		|| { echo 'The set-up failed: pip needs a package index and disk space; then run make again.'; exit 1; }
-	@$(python) -m pip install --quiet --no-deps -r requirements-no-deps.txt
+	@$(python) -m pip install --no-deps -r requirements-no-deps.txt
 	@$(python) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What the tests compare with: d2lbook, in an environment of its own, and other libraries' optimizers.
+setup-tests: $(ready-tests)
+
+$(ready-tests): $(ready) tests/d2lbook.txt tests/d2lbook-no-deps.txt tests/peers.txt | build/tmp
+	@$(python) -m venv .venv/d2lbook
+	@.venv/d2lbook/bin/python -m pip install -r tests/d2lbook.txt
+	@.venv/d2lbook/bin/python -m pip install --no-deps -r tests/d2lbook-no-deps.txt
+	@$(python) -m pip install --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 	@touch $@
