@@ -82,8 +82,9 @@ def main(tabs, sources, out):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # notes on processors and absent GPUs are no output of a cell
     jobs = [
         (out / tab / "chapter_optimization" / f"{source}.ipynb", tab, source)
-        for source in dict.fromkeys(sources or references.SOURCES)
-        for tab in dict.fromkeys(tabs or FRAMEWORKS)
+        for tab in reversed(FRAMEWORKS)  # the slowest first, so that two run side by side to the end
+        for source in references.SOURCES
+        if tab in (tabs or FRAMEWORKS) and source in (sources or references.SOURCES)
     ]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(max_workers=2) as pool:

@@ -16,25 +16,19 @@ import click
 import nbformat
 from sphinx.cmd.build import build_main
 
+import references
 from d2l_adam import book
-from references import SECTIONS, SOURCES
 
 HERE = Path(__file__).resolve().parent
 TABS = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow"}
-FILES = {language: file for file, language in SOURCES.items()}
+FILES = {language: file for file, language in references.SOURCES.items()}
 WORDS = {
     "ja": {
-        "section": "%s 節",
-        "table": "表 %s",
-        "references": "参考文献",
         "alt": "上のコードが描いた図",
         "widget": "スライダーはノートブックの中で動きます。",
         "nothing": "このフレームワークでは何もありません。",
     },
     "en": {
-        "section": "Section %s",
-        "table": "Table %s",
-        "references": "References",
         "alt": "Figure drawn by the code above",
         "widget": "The slider is in the notebook.",
         "nothing": "Nothing here for this framework.",
@@ -46,7 +40,6 @@ CODE = re.compile(
     r"|(?P<ticks>`+)(?!`)[\s\S]*?(?<!`)(?P=ticks)(?!`)",
     re.MULTILINE,
 )
-SLIDES = re.compile(r"\[(\*\*|~~)([\s\S]+?)\1\]|\((\*\*|~~)([\s\S]+?)\3\)")
 # d2lbook's marks want spaces about them; Japanese brackets and stops have their own.
 SPACES = re.compile(r"(?<=[\u3000-\u303f\uff00-\uffef]) +(?=\S)|(?<=[`$\0]) +(?=[\u3000-\u303f\uff00-\uffef])")
 EQUATION = re.compile(r"(?<=\$\$)\s*:eqlabel:`([^`]+)`")
@@ -54,6 +47,7 @@ TABLE = re.compile(r"^:(?!\w+:)(.+)\n\s*\n?((?:.*\|.*\n)+)\s*?(?:\n?:label:`([^`
 HEADING = re.compile(r"^(#+ .*)(?:\n+:label:`([^`]+)`)?$", re.MULTILINE)
 ROLE = re.compile(r":(\w+):`([^`\n]*)`")
 ROLES = {"numref": "numref", "eqref": "eq", "cite": "cite:p", "citet": "cite:t"}
+WIDE = re.compile(r'<svg[^>]* width="[4-9]\d\d')  # 400 points and more: figures of several panels
 IMAGES = {"image/svg+xml": "svg", "image/png": "png"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -78,9 +72,9 @@ def myst(text, language):
         name, key = match.groups()
         if name == "begin_tab":
             return match[0]
-        if name == "numref" and key in SECTIONS:
-            number, url, titles = SECTIONS[key]
-            return f'[{WORDS[language]["section"] % number}]({url} "{titles[language]}")'
+        if name == "numref" and key in references.SECTIONS:
+            number, url, titles = references.SECTIONS[key]
+            return f'[{references.WORDS[language]["section"] % number}]({url} "{titles[language]}")'
         if name not in ROLES:
             raise click.ClickException(f"{FILES[language]}.md: a page has no place for {match[0]}")
         return f"{{{ROLES[name]}}}`{key}`"
@@ -91,7 +85,7 @@ def myst(text, language):
 
     parts = itertools.count(1)
     text = CODE.sub(keep, text)
-    text = SLIDES.sub(lambda match: match[2] or match[4], text)
+    text = references.without_slide_marks(text)
     text = SPACES.sub("", text)
     text = EQUATION.sub(r" (\1)", text)
     text = TABLE.sub(table, text)
@@ -134,7 +128,8 @@ def outputs(cell, words, folder):
                 data = figure(content).encode() if kind == "image/svg+xml" else b64decode(content)
                 file = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.{IMAGES[kind]}"
                 file.write_bytes(data)
-                parts.append(block(f"{{image}} {file.name}", f":alt: {alt}"))
+                wide = "wide" if WIDE.search(content) else "narrow"
+                parts.append(block(f"{{image}} {file.name}", f":alt: {alt}\n:class: {wide}"))
     return [block("{container} output", "\n\n".join(parts))] if parts else []
 
 
@@ -185,7 +180,7 @@ def page(text, language, notebooks, folder):
             )
         )
     if "{cite:" in "".join(parts):
-        parts.append(block(f"{{rubric}} {words['references']}", ":heading-level: 2\n:name: references"))
+        parts.append(block(f"{{rubric}} {references.WORDS[language]['title']}", ":heading-level: 2\n:name: references"))
         parts.append(block("{bibliography}", ""))
     return "\n\n".join(parts) + "\n"
 
@@ -206,7 +201,7 @@ def main(notebooks, out, sources):
         (folder / "adam.md").write_text(page(text, language, notebooks, folder), encoding="utf-8")
         (folder / "index.md").write_text("# Dive into Deep Learning\n\n```{toctree}\n:numbered:\nadam\n```\n")
         shutil.copy(HERE / "references.bib", folder)
-    for language, words in WORDS.items():
+    for language, words in references.WORDS.items():
         click.echo(f"{language}: building {out / language / 'adam.html'}")
         if (out / language / "adam.html").exists():
             shutil.rmtree(out / language)  # figures have new names when they change

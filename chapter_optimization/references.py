@@ -30,14 +30,20 @@ SECTIONS = {
     ),
 }
 
-_WORDS = {
-    "en": {"section": "Section {}", "table": "Table {}", "and": " and ", "others": " et al.", "title": "References"},
-    "ja": {"section": "{} 節", "table": "表 {}", "and": "・", "others": "ら", "title": "参考文献"},
+#: The words around a number or a name, by language.
+WORDS = {
+    "en": {"section": "Section %s", "table": "Table %s", "and": " and ", "others": " et al.", "title": "References"},
+    "ja": {"section": "%s 節", "table": "表 %s", "and": "・", "others": "ら", "title": "参考文献"},
 }
 _EQUATION = re.compile(r"\$\$\n:eqlabel:`(\w+)`")
 _TABLE = re.compile(r"^:(?!\w+:)(.+)\n\n((?:\|.*\n)+):label:`(\w+)`", re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)\n:label:`(\w+)`", re.MULTILINE)
-_SLIDE_MARK = re.compile(r"[\[(](\*\*|~~)(.+?)\1[\])]", re.DOTALL)
+_SLIDE_MARK = re.compile(r"\[(\*\*|~~)(.+?)\1\]|\((\*\*|~~)(.+?)\3\)", re.DOTALL)
+
+
+def without_slide_marks(text: str) -> str:
+    """Return a text without d2lbook's marks of what goes onto a slide; what they hold stays."""
+    return _SLIDE_MARK.sub(lambda match: match[2] or match[4], text)
 
 
 def plain(sources: list[str], language: str) -> list[str]:
@@ -45,10 +51,10 @@ def plain(sources: list[str], language: str) -> list[str]:
 
     Raises KeyError, with its name, for a label or a citation that is not there.
     """
-    words, text = _WORDS[language], "\n\n".join(sources)
-    links = {label: f"[{words['section'].format(n)}]({url})" for label, (n, url, _) in SECTIONS.items()}
+    words, text = WORDS[language], "\n\n".join(sources)
+    links = {label: f"[{words['section'] % n}]({url})" for label, (n, url, _) in SECTIONS.items()}
     links |= {label: f"[{title}](#{title.replace(' ', '-')})" for title, label in _HEADING.findall(text)}
-    tables = {label: words["table"].format(i + 1) for i, (_, _, label) in enumerate(_TABLE.findall(text))}
+    tables = {label: words["table"] % (i + 1) for i, (_, _, label) in enumerate(_TABLE.findall(text))}
     numbers = {label: i + 1 for i, label in enumerate(_EQUATION.findall(text))}
     entries = parse_file(str(BIBLIOGRAPHY)).entries
 
@@ -66,14 +72,14 @@ def plain(sources: list[str], language: str) -> list[str]:
         source = re.sub(r":numref:`(\w+)`", lambda m: (links | tables)[m[1]], source)
         source = re.sub(r":cite:`([\w.]+)`", lambda m: cite(m[1], "({}, {})"), source)
         source = re.sub(r":citet:`([\w.]+)`", lambda m: cite(m[1], "{} ({})"), source)
-        return _SLIDE_MARK.sub(lambda m: m[2], source)
+        return without_slide_marks(source)
 
     return [one(source) for source in sources]
 
 
 def references(language: str) -> str:
     """Return the bibliography as Markdown."""
-    lines = [f"## {_WORDS[language]['title']}\n"]
+    lines = [f"## {WORDS[language]['title']}\n"]
     for entry in parse_file(str(BIBLIOGRAPHY)).entries.values():
         names = ", ".join(str(person) for person in entry.persons["author"])
         title, book = (re.sub("[{}]", "", entry.fields[field]) for field in ("title", "booktitle"))

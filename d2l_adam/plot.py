@@ -20,7 +20,7 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
     """Draw the curves that `d2l_adam.compare` gives; the dotted line is the allowed distance."""
     rules = list(dict.fromkeys(curve["rule"] for curve in curves))
     with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(5 * len(rules), 5.4), layout="constrained")
+        figure = Figure(figsize=(4.3 * len(rules), 5), layout="constrained")
         axes = figure.subplots(2, len(rules), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
         for (upper, lower), rule in zip(axes.T, rules, strict=True):
             for curve in (curve for curve in curves if curve["rule"] == rule):
