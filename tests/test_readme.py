@@ -21,13 +21,17 @@ from d2l_adam import data, spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN, CHAPTER, CONCISE, TRAIN, RULE, FRAMEWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, RULE, FRAMEWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_spec_shown_is_the_spec():
     function = ast.parse(inspect.getsource(spec.adam)).body[0]
     del function.body[0]  # the docstring
     assert ast.dump(ast.parse(SHOWN).body[0]) == ast.dump(function)
+
+
+def test_the_code_shown_is_what_render_prints():
+    assert render("pytorch", "adam") == RENDERED
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
