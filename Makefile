@@ -29,7 +29,7 @@ run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute 
 	@touch $(notebooks)
 
 lab: $(ready) | $(notebooks) ## Open the executed notebooks in JupyterLab
-	@$(python) -m jupyterlab --notebook-dir build/notebooks
+	@$(python) -m jupyterlab --notebook-dir build/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 html: $(notebooks) ## Build the chapter as a page: build/html/index.html
 	@$(python) chapter_optimization/page.py

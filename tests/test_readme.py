@@ -18,6 +18,7 @@ from matplotlib import pyplot
 
 import d2l_adam
 from d2l_adam import data, spec
+from d2l_adam.render import render
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
