@@ -28,8 +28,10 @@ run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute 
 	@$(python) chapter_optimization/notebooks.py
 	@touch $(notebooks)
 
-lab: $(ready) | $(notebooks) ## Open the executed notebooks in JupyterLab
-	@$(python) -m jupyterlab --notebook-dir build/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+# Not a prerequisite: notebooks that are there stay as they are, with what their reader changed.
+lab: $(ready) | build/tmp ## Open the executed notebooks in JupyterLab
+	@test -e $(notebooks) || $(MAKE) --no-print-directory $(notebooks)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(python) -m jupyterlab --notebook-dir build/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 html: $(notebooks) ## Build the chapter as a page: build/html/index.html
 	@$(python) chapter_optimization/page.py
