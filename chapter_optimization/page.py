@@ -40,8 +40,6 @@ CODE = re.compile(
     r"|(?P<ticks>`+)(?!`)[\s\S]*?(?<!`)(?P=ticks)(?!`)",
     re.MULTILINE,
 )
-# d2lbook's marks want spaces about them; Japanese brackets and stops have their own.
-SPACES = re.compile(r"(?<=[\u3000-\u303f\uff00-\uffef]) +(?=\S)|(?<=[`$\0]) +(?=[\u3000-\u303f\uff00-\uffef])")
 EQUATION = re.compile(r"(?<=\$\$)\s*:eqlabel:`([^`]+)`")
 TABLE = re.compile(r"^:(?!\w+:)(.+)\n\s*\n?((?:.*\|.*\n)+)\s*?(?:\n?:label:`([^`]+)`)?$", re.MULTILINE)
 HEADING = re.compile(r"^(#+ .*)(?:\n+:label:`([^`]+)`)?$", re.MULTILINE)
@@ -86,7 +84,7 @@ def myst(text, language):
     parts = itertools.count(1)
     text = CODE.sub(keep, text)
     text = references.without_slide_marks(text)
-    text = SPACES.sub("", text)
+    text = references.SPACES.sub("", text)
     text = EQUATION.sub(r" (\1)", text)
     text = TABLE.sub(table, text)
     text = HEADING.sub(lambda match: f"\n{{#{match[2] or f'part-{next(parts)}'}}}\n{match[1]}\n", text)

@@ -33,8 +33,10 @@ SECTIONS = {
 #: The words around a number or a name, by language.
 WORDS = {
     "en": {"section": "Section %s", "table": "Table %s", "and": " and ", "others": " et al.", "title": "References"},
-    "ja": {"section": "%s 節", "table": "表 %s", "and": "・", "others": "ら", "title": "参考文献"},
+    "ja": {"section": "%s 節", "table": "表 %s", "and": "・", "others": " ら", "title": "参考文献"},
 }
+# d2lbook's marks want spaces about them; Japanese brackets and stops have their own.
+SPACES = re.compile(r"(?<=[\u3000-\u303f\uff00-\uffef]) +(?=\S)|(?<=[`$\])\w\0]) +(?=[\u3000-\u303f\uff00-\uffef])")
 _EQUATION = re.compile(r"\$\$\n:eqlabel:`(\w+)`")
 _TABLE = re.compile(r"^:(?!\w+:)(.+)\n\n((?:\|.*\n)+):label:`(\w+)`", re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)\n:label:`(\w+)`", re.MULTILINE)
@@ -72,7 +74,7 @@ def plain(sources: list[str], language: str) -> list[str]:
         source = re.sub(r":numref:`(\w+)`", lambda m: (links | tables)[m[1]], source)
         source = re.sub(r":cite:`([\w.]+)`", lambda m: cite(m[1], "({}, {})"), source)
         source = re.sub(r":citet:`([\w.]+)`", lambda m: cite(m[1], "{} ({})"), source)
-        return without_slide_marks(source)
+        return SPACES.sub("", without_slide_marks(source))
 
     return [one(source) for source in sources]
 

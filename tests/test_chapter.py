@@ -84,7 +84,7 @@ def test_the_bibliography_is_cited_and_complete():
     keys = re.findall(r"^@\w+\{([\w.]+),", references.BIBLIOGRAPHY.read_text(), re.MULTILINE)
     assert cited == set(keys) == {"Kingma.Ba.2014", "Reddi.Kale.Kumar.2019", "Zaheer.Reddi.Sachan.ea.2018"}
     assert "Zaheer et al. (2018)" in "\n".join(references.plain(PROSE["adam_origin"], "en"))
-    assert "Zaheerら (2018)" in "\n".join(references.plain(PROSE["adam"], "ja"))
+    assert "Zaheer ら (2018)" in "\n".join(references.plain(PROSE["adam"], "ja"))
     assert references.references("ja").count("\n* ") == 3
 
 
