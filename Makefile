@@ -30,7 +30,7 @@ run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute 
 
 # Not a prerequisite: notebooks that are there stay as they are, with what their reader changed.
 lab: $(ready) | build/tmp ## Open the executed notebooks in JupyterLab
-	@test -e $(notebooks) || $(MAKE) --no-print-directory $(notebooks)
+	@test -e build/notebooks || $(MAKE) --no-print-directory $(notebooks)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(python) -m jupyterlab --notebook-dir build/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 html: $(notebooks) ## Build the chapter as a page: build/html/index.html
@@ -66,7 +66,8 @@ distclean: clean ## Remove the environment too
 build/tmp:
 	@mkdir -p $@
 
-$(notebooks): $(ready) $(wildcard chapter_optimization/*.md chapter_optimization/*.py d2l_adam/*.py) | build/tmp
+$(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md notebooks.py references.py \
+		references.bib) $(wildcard d2l_adam/*.py) | build/tmp
 	@$(python) chapter_optimization/notebooks.py
 	@touch $@
 

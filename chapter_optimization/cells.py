@@ -32,5 +32,6 @@ if __name__ == "__main__":
         file = references.FOLDER / f"{name}.md"
         before = file.read_text(encoding="utf-8")
         after = refreshed(before)
-        file.write_text(after, encoding="utf-8")
+        if after != before:  # what did not change keeps its time, and the notebooks stay as they are
+            file.write_text(after, encoding="utf-8")
         print(f"{file.name}: {'brought up to date' if after != before else 'up to date'}")

@@ -8,8 +8,10 @@ from sphinxcontrib.bibtex.plugin import register_plugin
 from sphinxcontrib.bibtex.style.referencing import BracketStyle, PersonStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
+import references
+
 #: The section's number in the book: 12.10.1 is its first heading, equation and table.
-NUMBER = (12, 10)
+NUMBER = tuple(map(int, references.NUMBER.split(".")))
 MATHJAX = files("sphinx-mathjax-offline") / "static" / "mathjax" / "tex-svg-full.js"
 
 project = html_title = "Dive into Deep Learning"

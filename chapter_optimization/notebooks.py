@@ -58,6 +58,7 @@ def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
         resources={"metadata": {"path": str(file.parent)}},
         on_cell_start=started,
         on_cell_executed=executed,
+        # Without, each kernel warns that others on this machine could listen.
         config=Config(KernelManager={"transport_encryption": "auto"}),
     )
     failure = None
@@ -88,7 +89,11 @@ def main(tabs, sources, out):
     ]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(max_workers=2) as pool:
-        failures = list(pool.map(lambda job: execute(job, progress), jobs))
+        try:
+            failures = list(pool.map(lambda job: execute(job, progress), jobs))
+        except BaseException:  # an interrupt, too, leaves the rest undone
+            pool.shutdown(cancel_futures=True)
+            raise
     for failure in filter(None, failures):
         click.echo(failure, err=True)
     if any(failures):

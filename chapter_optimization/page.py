@@ -135,13 +135,15 @@ def executed(cells, tab, file):
     """The cells of a tab, each with its place in the section and as executed in the notebook."""
     if not file.exists():
         raise click.ClickException(
-            f"{file} is missing: execute the notebooks of the section first, or name --notebooks"
+            f"{file} is missing; make it with `make run`, or say with --notebooks where the notebooks are"
         )
     notebook = nbformat.read(file, 4)
     places = [place for place, cell in enumerate(cells) if cell.of(tab)]
     ran = [(cell.cell_type, cell.source if cell.cell_type == "code" else "") for cell in notebook.cells[: len(places)]]
     if ran != [(cells[at].kind, cells[at].source if cells[at].kind == "code" else "") for at in places]:
-        raise click.ClickException(f"{file} has other cells than the section: execute it anew")
+        raise click.ClickException(
+            f"{file} has other cells than the section; save your own under another name, then make it anew: make run"
+        )
     for place, cell in zip(places, notebook.cells, strict=False):
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             raise click.ClickException(f"{file}: a cell failed:\n{cell.source}")

@@ -11,6 +11,9 @@ BIBLIOGRAPHY = FOLDER / "references.bib"
 #: The two sources of the section, named as in d2l's translated editions, and their languages.
 SOURCES = {"adam": "ja", "adam_origin": "en"}
 
+#: The number of this section in the book; its equations and tables are numbered within.
+NUMBER = "12.10"
+
 _BOOK = "https://d2l.ai/chapter_optimization"
 #: The sections of the book that the chapter refers to: number, address and title.
 SECTIONS = {
@@ -40,12 +43,16 @@ SPACES = re.compile(r"(?<=[\u3000-\u303f\uff00-\uffef]) +(?=\S)|(?<=[`$\])\w\0])
 _EQUATION = re.compile(r"\$\$\n:eqlabel:`(\w+)`")
 _TABLE = re.compile(r"^:(?!\w+:)(.+)\n\n((?:\|.*\n)+):label:`(\w+)`", re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)\n:label:`(\w+)`", re.MULTILINE)
-_SLIDE_MARK = re.compile(r"\[(\*\*|~~)(.+?)\1\]|\((\*\*|~~)(.+?)\3\)", re.DOTALL)
+_SLIDE_MARK = re.compile(
+    r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))"
+    r"|\[(?P<a>\*\*|~~)(?P<square>.+?)(?P=a)\]|\((?P<b>\*\*|~~)(?P<round>.+?)(?P=b)\)",
+    re.DOTALL,
+)
 
 
 def without_slide_marks(text: str) -> str:
-    """Return a text without d2lbook's marks of what goes onto a slide; what they hold stays."""
-    return _SLIDE_MARK.sub(lambda match: match[2] or match[4], text)
+    """Return a text without d2lbook's marks of what goes onto a slide; what they hold stays, and so does code."""
+    return _SLIDE_MARK.sub(lambda match: match["code"] or match["square"] or match["round"], text)
 
 
 def plain(sources: list[str], language: str) -> list[str]:
@@ -56,8 +63,8 @@ def plain(sources: list[str], language: str) -> list[str]:
     words, text = WORDS[language], "\n\n".join(sources)
     links = {label: f"[{words['section'] % n}]({url})" for label, (n, url, _) in SECTIONS.items()}
     links |= {label: f"[{title}](#{title.replace(' ', '-')})" for title, label in _HEADING.findall(text)}
-    tables = {label: words["table"] % (i + 1) for i, (_, _, label) in enumerate(_TABLE.findall(text))}
-    numbers = {label: i + 1 for i, label in enumerate(_EQUATION.findall(text))}
+    tables = {label: words["table"] % f"{NUMBER}.{i + 1}" for i, (_, _, label) in enumerate(_TABLE.findall(text))}
+    numbers = {label: f"{NUMBER}.{i + 1}" for i, label in enumerate(_EQUATION.findall(text))}
     entries = parse_file(str(BIBLIOGRAPHY)).entries
 
     def cite(key, form):
@@ -85,7 +92,8 @@ def references(language: str) -> str:
     for entry in parse_file(str(BIBLIOGRAPHY)).entries.values():
         names = ", ".join(str(person) for person in entry.persons["author"])
         title, book = (re.sub("[{}]", "", entry.fields[field]) for field in ("title", "booktitle"))
-        lines.append(f"* {names} ({entry.fields['year']}). [{title}]({entry.fields['url']}). *{book}*.")
+        note = f" {entry.fields['note']}." if "note" in entry.fields else ""
+        lines.append(f"* {names} ({entry.fields['year']}). [{title}]({entry.fields['url']}). *{book}*.{note}")
     return "\n".join(lines)
 
 

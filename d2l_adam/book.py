@@ -52,6 +52,7 @@ def _code(source, line, default_tab):
             line += i == 0
             break
     source = "\n".join(lines)
+    line += len(source) - len(source.lstrip("\n"))
     return Cell("code", None if tabs == ("all",) else tabs, source.strip("\n"), line)
 
 

@@ -59,8 +59,9 @@ def render(tab: str, *names: str) -> str:
     """Return the source of the functions `names` (all, if none is given) in the words of a tab.
 
     It needs nothing but the framework, imports included, and makes the same steps as the functions
-    of that name in the tab, whose checks it lacks. The tab "all" gives the rules themselves, as
-    `adam_rule` and `yogi_rule`. Raises ValueError for an unknown tab or name.
+    of that name in the tab, at the rule's own constants; the tab's checks it lacks. The tab "all"
+    gives the rules themselves, as `adam_rule` and `yogi_rule`. Raises ValueError for an unknown tab
+    or name, and for a rule that is more than assignments to single names and `return p, v, s`.
 
     >>> print(render("pytorch", "init_adam_states"))
     import torch
@@ -89,8 +90,9 @@ def render(tab: str, *names: str) -> str:
 def _rule(name):
     """A rule as it stands in the spec, without its docstring."""
     lines = _source(spec.RULES[name]).splitlines()
-    docstring = _tree(spec.RULES[name]).body[0]
-    del lines[docstring.lineno - 1 : docstring.end_lineno]
+    tree = _tree(spec.RULES[name])
+    if ast.get_docstring(tree):
+        del lines[tree.body[0].lineno - 1 : tree.body[0].end_lineno]
     return "\n".join(lines).replace(f"def {name}(", f"def {name}_rule(", 1)
 
 
@@ -107,17 +109,28 @@ def _function(idiom, name):
     args, defaults = tree.args.args, tree.args.defaults
     constants = {
         arg.arg: ast.get_source_segment(source, value) or ""
-        for arg, value in zip(args[-len(defaults) :], defaults, strict=True)
+        for arg, value in zip(args[len(args) - len(defaults) :], defaults, strict=True)
     }
     given = [arg.arg for arg in args[4:] if arg.arg not in constants]
     grads = "grads, " if idiom.grad == "g" else ""
     loop = "p, g, (v, s) in zip(params, grads, states)" if grads else "p, (v, s) in zip(params, states)"
     translate = _Translate(idiom, given)
-    steps = [_statement(idiom, node, translate) for node in tree.body if isinstance(node, ast.Assign)]
+    *assignments, end = tree.body[1:] if ast.get_docstring(tree) else tree.body
+    if ast.unparse(end) != "return (p, v, s)" or not all(
+        isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and not isinstance(node.value, ast.Name)
+        for node in assignments
+    ):
+        raise ValueError(
+            f"the rule {name} cannot be rendered; write it as assignments such as `p = p - lr * g`, each of an "
+            "expression to one name, and `return p, v, s`"
+        )
+    steps = [_statement(idiom, node, translate) for node in assignments]
     return (
         f"{idiom.before}def {name}(params, {grads}states, hyperparams):\n"
-        f"    {', '.join(constants)} = {', '.join(constants.values())}\n"
-        f"    for {loop}:\n" + textwrap.indent("\n".join(steps), " " * 8) + f"\n{idiom.after}"
+        + (f"    {', '.join(constants)} = {', '.join(constants.values())}\n" if constants else "")
+        + f"    for {loop}:\n"
+        + textwrap.indent("\n".join(steps), " " * 8)
+        + f"\n{idiom.after}"
         "    hyperparams['t'] += 1"
     )
 

@@ -53,6 +53,7 @@ The third.
 
 ~~~{.python .input}
 #@tab all
+
 print(x)
 ~~~
 

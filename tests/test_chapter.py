@@ -1,6 +1,7 @@
 """The chapter's two sources: the same cells, rendered from the spec, and prose that is so."""
 
 import inspect
+import itertools
 import math
 import os
 import re
@@ -59,7 +60,9 @@ def test_cells_are_what_the_spec_renders_to(name):
 def test_a_cell_that_drifts_is_found_and_mended():
     text = TEXTS["adam"]
     for right, wrong in (("np.sqrt(s_hat) + eps)", "np.sqrt(s_hat)) + eps"), ("(sqrt(s_hat) + eps)", "sqrt(s_hat)")):
-        assert cells.refreshed(text.replace(right, wrong, 1)) == text
+        drifted = text.replace(right, wrong, 1)
+        assert drifted != text
+        assert cells.refreshed(drifted) == text
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -152,9 +155,9 @@ def test_every_number_of_the_prose_is_recomputed(name):
 
 
 def test_the_memories_and_the_floor_of_eps():
-    assert pytest.approx(100) == (1 - 0.9) / (1 - 0.999)  # "a hundred times as long"
-    assert math.sqrt(1e-6) / 1e-6 == pytest.approx(1000)  # "a thousand times higher"
-    assert 1 / (1 - 0.999) * 0.01 < 1 / (1 - 0.99)
+    beta1, beta2, eps = (default(spec.adam, name) for name in ("beta1", "beta2", "eps"))
+    assert pytest.approx(100) == (1 - beta1) / (1 - beta2)  # "a hundred times as long"
+    assert math.sqrt(eps) / eps == pytest.approx(1000)  # "a thousand times higher"
 
 
 BRACKET = "(sqrt(s_hat) + eps)", "sqrt(s_hat) + eps"
@@ -191,11 +194,37 @@ def test_the_slips_hide_in_the_curve_and_show_in_the_distance():
     assert sorted(farthest)[1] < 0.001
 
 
+def test_a_zero_gradient_with_the_bracket_lost_is_not_a_number():
+    names = namespace_of_the_chapter("import inspect")
+    step = protocol.load("numpy").step(names["with_slip"](*SLIPS["yogi: bracket lost"]))
+    p, states = np.ones(2), [(np.zeros(2), np.zeros(2))]
+    step([p], [np.array([0.0, 1.0])], states, {"lr": 0.01, "t": 1})
+    assert np.isnan(p).tolist() == [True, False]
+
+
+def test_yogi_grows_at_least_as_fast_and_its_change_is_bounded():
+    for s, g in itertools.product((0.0, 0.5, 3.0), (0.1, 1.0, 4.0)):
+        adam, yogi = (rule(1.0, g, 0.0, s, 1, 0.1)[2] for rule in (spec.adam, spec.yogi))
+        assert abs(yogi - s) <= g * g
+        assert yogi >= adam or g * g <= s
+
+
+def test_a_steady_gradient_moves_by_the_learning_rate_and_noise_by_less():
+    rng = np.random.default_rng(0)
+    for grads, least, most in ((np.full(500, 30.0), 0.99, 1.01), (rng.normal(size=500), 0.05, 0.5)):
+        path = oracle.trajectory("adam", np.zeros(1), grads[:, None], 0.01)[0].ravel()
+        assert least < np.abs(np.diff(path)).mean() / 0.01 < most
+
+
 def test_useful_learning_rates_span_a_factor_of_ten():
     for rule in ("adam", "yogi"):
         final = {lr: d2l_adam.train("numpy", rule, lr=lr).losses[-1] for lr in (0.0003, 0.003, 0.03, 0.3)}
         assert abs(final[0.003] - final[0.03]) < 0.01
         assert min(final[0.0003], final[0.3]) > final[0.003] + 0.1
+        # "the libraries' default of 0.001 would stop half-way here"
+        start = d2l_adam.train("numpy", rule, lr=1e-9).losses[-1]
+        half = (start + final[0.03]) / 2
+        assert d2l_adam.train("numpy", rule, lr=0.001).losses[-1] == pytest.approx(half, abs=0.05)
 
 
 def test_the_noise_floor_is_the_root_of_half_the_learning_rate():
@@ -209,6 +238,21 @@ def test_the_noise_floor_is_the_root_of_half_the_learning_rate():
             step([x], [x + rng.normal(size=2000)], states, hyperparams)
             squares.append(np.mean(x**2))
         assert math.sqrt(np.mean(squares[len(squares) // 2 :])) == pytest.approx(math.sqrt(lr / 2), rel=0.2)
+
+
+def test_a_falling_rate_arrives_early_and_stays_close():
+    rule = namespace_of_the_chapter("from d2l_adam.spec import sqrt")["adam_rule"]
+    names = {"adam_rule": rule, "sqrt": math.sqrt}
+    [cell] = [c.source for c in CELLS["adam"] if c.source.startswith("from random")]
+    exec(cell[: cell.index("rates = ")], names)  # the cell's own measurement, without its plot
+    large, small, falling = (
+        np.array(names["distances"](rate, start=5.0))
+        for rate in (lambda t: 0.1, lambda t: 0.001, lambda t: 0.1 / math.sqrt(t))
+    )
+    near = [int(np.argmax(blocks < 0.1)) for blocks in (small, falling)]
+    assert near[1] < near[0] / 2  # well before the small rate
+    assert large[2:].min() > 0.1  # the large rate is there at once, and stays far off
+    assert falling[20:].mean() < 1.2 * small[20:].mean() < large[20:].mean() / 3
 
 
 def exercise_4(rule, num_steps=30000):
@@ -233,6 +277,9 @@ def test_adam_diverges_and_yogi_converges():
     window = slice(28500, 30000)
     assert 4 < max(effective[window]) / min(effective[window]) < 5  # "more than fourfold"
     assert max(steady[window]) / min(steady[window]) < 1.1  # "hardly moves"
+    left, right = adam[28799] - adam[28800], adam[29099] - adam[28800]
+    assert 0 < left < right  # the small gradients push farther than the large one pulled
+    assert STEEP * 1.5 / math.sqrt(1 + 1.5**2) > PERIOD - 1  # right of the minimum the steep slope outweighs
     assert max(abs(x - best) for x in yogi[window]) > 0.01  # "within one, Yogi swings as well"
 
 
@@ -269,13 +316,13 @@ def test_the_recursion_needs_no_correction_and_no_initial_state():
 def test_the_defaults_of_the_table_are_the_libraries(name):
     lines = re.findall(r"^\|.*\|$", TEXTS[name], re.MULTILINE)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines][2:]
-    libraries = [re.search("PyTorch|Keras|MXNet|optax", row[0])[0] for row in rows]
-    assert libraries == ["PyTorch", "Keras", "MXNet", "optax"]
+    libraries = [re.search("PyTorch|Keras|MXNet|optax|TensorFlow", row[0])[0] for row in rows]
+    assert libraries == ["PyTorch", "Keras", "MXNet", "optax", "TensorFlow"]
     adam, keras, gluon = torch.optim.Adam([torch.zeros(1)]).defaults, tf.keras.optimizers.Adam(), mxnet.optimizer.Adam()
     expected = [(adam["lr"], adam["eps"]), (float(keras.learning_rate), keras.epsilon), (gluon.lr, gluon.epsilon)]
     for row, (lr, eps) in zip(rows, expected, strict=False):
         assert (float(row[2]), float(row[3])) == (pytest.approx(lr), pytest.approx(eps))
-    assert ["eps_hat" in row[1] for row in rows] == [False, True, True, False]
+    assert ["eps_hat" in row[1] for row in rows] == [False, True, True, False, True]
 
 
 GRADS = np.random.default_rng(0).normal(size=(1000, 4)) * [1, 1e-4, 30, 1e-3]
@@ -372,6 +419,58 @@ def test_other_libraries_yogi_agrees_from_zero(tmp_path):
         for path in np.load(tmp_path / "paths.npy"):
             assert (np.abs(path - expected).max() < 1e-14) == agree
     assert run.stdout.split() == [*["0.01", "0.001", "1e-06"] * 2, "True", "0.001", "1e-06"]
+
+
+# Its package asks for a TensorFlow of 2023, its file with Yogi for the optimizer of Keras 2 only.
+ADDONS_SCRIPT = """
+import importlib.util, inspect, pathlib, sys, types, typing
+sys.path.append(sys.argv[1])
+import numpy
+import tensorflow as tf
+
+for name, content in (
+    ("tensorflow_addons", {}),
+    ("tensorflow_addons.utils", {}),
+    ("tensorflow_addons.utils.types", {"FloatTensorLike": typing.Any}),
+    ("tensorflow_addons.optimizers", {"KerasLegacyOptimizer": tf.keras.optimizers.legacy.Optimizer}),
+):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(content, __path__=[])
+file = pathlib.Path(sys.argv[1], "tensorflow_addons", "optimizers", "yogi.py")
+spec = importlib.util.spec_from_file_location("yogi", file)
+yogi = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(yogi)
+paths = []
+for init in (0.0, 1e-6):
+    for power in (0.5, 0.0):
+        p, optimizer, path = tf.Variable(numpy.zeros(4)), yogi.Yogi(0.01, initial_accumulator_value=init), []
+        for t, g in enumerate(numpy.load(sys.argv[2]), start=1):
+            optimizer._hyper["epsilon"] = 1e-3 * (1 - 0.999**t) ** power
+            optimizer.apply_gradients([(tf.constant(g), p)])
+            path.append(p.numpy())
+        paths.append(path)
+numpy.save(sys.argv[3], paths)
+names = inspect.signature(yogi.Yogi).parameters
+print(*(names[name].default for name in ("learning_rate", "epsilon", "initial_accumulator_value")))
+optimizer._create_all_weights([q := tf.Variable(1.0)])
+print(optimizer.get_slot(q, "m").numpy())
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the last TensorFlow Addons is for Python 3.11")
+def test_the_yogi_of_tensorflow_addons_agrees_from_zero_with_eps_hat(tmp_path):
+    np.save(tmp_path / "grads.npy", GRADS[:200])
+    run = subprocess.run(
+        [sys.executable, "-c", ADDONS_SCRIPT, PEERS, tmp_path / "grads.npy", tmp_path / "paths.npy"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TF_USE_LEGACY_KERAS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    expected = oracle.trajectory("yogi", np.zeros(4), GRADS[:200], 0.01)[0]
+    distances = [np.abs(path - expected).max() for path in np.load(tmp_path / "paths.npy")]
+    assert [bool(distance < 1e-6) for distance in distances] == [True, False, False, False]
+    assert run.stdout.split() == ["0.01", "0.001", "1e-06", "0.0"]
 
 
 def test_no_framework_of_the_three_ships_yogi():

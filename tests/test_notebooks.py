@@ -94,8 +94,8 @@ def test_references_are_for_reading(notebooks):
     assert "[12.6 節](https://d2l.ai/chapter_optimization/momentum.html)" in japanese
     assert "[Section 12.6](https://d2l.ai/chapter_optimization/momentum.html)" in english
     assert "[(Kingma and Ba, 2014)](https://arxiv.org/abs/1412.6980)" in english
-    assert "**表 1.** " in japanese
-    assert "**Table 1.** " in english
+    assert "**表 12.10.1.** " in japanese
+    assert "**Table 12.10.1.** " in english
     assert "discuss.d2l.ai/t/358" in english
     assert "discuss.d2l.ai/t/1078" not in english
 

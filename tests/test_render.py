@@ -135,6 +135,21 @@ def test_render_prints_what_it_renders():
 
 
 @pytest.mark.parametrize(
+    "end", ["return p - lr * g, v, s", "p, v = p - lr * g, v\n    return p, v, s", "v = p\n    return p, v, s"]
+)
+def test_a_rule_that_cannot_be_rendered_is_refused(end, monkeypatch, tmp_path):
+    file = tmp_path / "rule.py"
+    file.write_text(f"def sgd(p, g, v, s, t, lr):\n    {end}\n")
+    namespace = {}
+    exec(compile(file.read_text(), file, "exec"), namespace)
+    monkeypatch.setitem(spec.RULES, "sgd", namespace["sgd"])
+    monkeypatch.setattr("d2l_adam.render.NAMES", ("sgd",))
+    with pytest.raises(ValueError, match="the rule sgd cannot be rendered; write it as assignments"):
+        render("pytorch", "sgd")
+    assert end.splitlines()[0] in render("all", "sgd")  # nothing is taken for a docstring
+
+
+@pytest.mark.parametrize(
     ("tab", "name", "words"),
     [
         ("jax", "adam", "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy, all"),
