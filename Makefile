@@ -17,6 +17,8 @@ export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_CACHE_DIR := 1
 export TMPDIR := $(CURDIR)/build/tmp
+export XDG_CACHE_HOME := $(CURDIR)/build/home/cache
+export XDG_CONFIG_HOME := $(CURDIR)/build/home/config
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
