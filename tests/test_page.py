@@ -324,7 +324,8 @@ def test_print_shows_the_chosen_tab_and_its_name(visit):
     assert {*map(tuple, panels(page))} == {("mxnet",)}
     names = page.locator(".tab-name").all()
     assert [name.inner_text() for name in names if name.is_visible()] == ["MXNet"] * len(panels(page))
-    for node in (".tab-bar", ".sidebar-drawer", ".mobile-header", ".language", ".copybtn", ".theme-toggle"):
+    controls = ".tab-bar .sidebar-drawer .mobile-header .language .copybtn .theme-toggle .skip-to-content"
+    for node in controls.split():
         assert not any(page.eval_on_selector_all(node, f"nodes => nodes.map({SHOWN})")), node
     assert len(page.pdf()) > 100_000
 
