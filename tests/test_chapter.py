@@ -1,5 +1,6 @@
 """The chapter's two sources: the same cells, rendered from the spec, and prose that is so."""
 
+import ast
 import inspect
 import itertools
 import math
@@ -216,7 +217,14 @@ def test_a_steady_gradient_moves_by_the_learning_rate_and_noise_by_less():
         assert least < np.abs(np.diff(path)).mean() / 0.01 < most
 
 
+def shown(pattern):
+    """What a cell of the chapter gives for the one group of a pattern."""
+    [found] = re.findall(pattern, "\n".join(c.source for c in CELLS["adam"] if c.kind == "code"), re.MULTILINE)
+    return ast.literal_eval(found)
+
+
 def test_useful_learning_rates_span_a_factor_of_ten():
+    assert shown(r"^rates = (.*0\.0003.*)$") == [0.0003, 0.003, 0.03, 0.3]
     for rule in ("adam", "yogi"):
         final = {lr: d2l_adam.train("numpy", rule, lr=lr).losses[-1] for lr in (0.0003, 0.003, 0.03, 0.3)}
         assert abs(final[0.003] - final[0.03]) < 0.01
@@ -292,7 +300,9 @@ def test_yogi_is_no_universal_cure():
             x = min(max(float(x), -1.0), 1.0)
         return x
 
-    for C, yogi in ((2.1, 1), (2.4, 1), (2.5, -1), (3.0, -1), (5.0, -1)):
+    expected = {2.1: 1, 2.4: 1, 2.5: -1, 3.0: -1, 5.0: -1}
+    assert shown(r"^for C in (\(.*\)):$") == tuple(expected)
+    for C, yogi in expected.items():
         assert C - 1 - 1 > 0  # the gradients' sum: the best point is -1
         assert end("adam", C) == pytest.approx(1, abs=0.02)
         assert end("yogi", C) == pytest.approx(yogi, abs=0.02)
