@@ -81,7 +81,8 @@ def render(tab: str, *names: str) -> str:
     names = names or known
     if tab == "all":
         words = sorted({word for name in names for word in _words(spec.RULES[name])})
-        parts = [f"from d2l_adam.spec import {', '.join(words)}", *(_rule(name) for name in names)]
+        parts = [f"from d2l_adam.spec import {', '.join(words)}"] if words else []
+        parts += [_rule(name) for name in names]
     else:
         parts = [IDIOMS[tab].imports, *(_function(IDIOMS[tab], name) for name in names)]
     return "\n\n\n".join(part.rstrip() for part in parts) + "\n"

@@ -147,6 +147,7 @@ def test_a_rule_that_cannot_be_rendered_is_refused(end, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="the rule sgd cannot be rendered; write it as assignments"):
         render("pytorch", "sgd")
     assert end.splitlines()[0] in render("all", "sgd")  # nothing is taken for a docstring
+    assert "sgd_rule" in functions("all", "sgd")
 
 
 @pytest.mark.parametrize(
