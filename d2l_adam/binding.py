@@ -26,6 +26,14 @@ from typing import Any
 from d2l_adam import checks, imports, spec
 
 
+def kernel(tab: ModuleType, rule: FunctionType) -> Callable[..., tuple[Any, Any, Any]]:
+    """Return `rule` itself, its words replaced by those of the tab: the one place where maths meets a framework."""
+    words = {word: getattr(tab, word) for word in checks.WORDS}
+    bound = FunctionType(rule.__code__, rule.__globals__ | words, rule.__name__, rule.__defaults__, rule.__closure__)
+    bound.__kwdefaults__ = rule.__kwdefaults__
+    return bound
+
+
 def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., None]:
     """Return `rule` as a function `(params, grads, states, hyperparams)` that steps in place.
 
@@ -34,9 +42,7 @@ def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., None]:
     Raises TypeError if `rule` is not a function of `p, g, v, s, t` and constants.
     """
     constants = checks.constants(tab, rule)
-    words = {word: getattr(tab, word) for word in ("sqrt", "square", "sign")}
-    kernel = FunctionType(rule.__code__, rule.__globals__ | words, rule.__name__, rule.__defaults__, rule.__closure__)
-    kernel.__kwdefaults__ = rule.__kwdefaults__
+    bound = kernel(tab, rule)
 
     def step(params, grads, states, hyperparams):
         """Make one step in place. `params` and `grads` are lists of arrays of equal shape and dtype."""
@@ -47,7 +53,7 @@ def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., None]:
             arrays += p, v, s
             if half:
                 p, g = tab.float32(p), tab.float32(g)
-            new = checks.returned(tab, rule, g, kernel(p, g, v, s, **numbers))
+            new = checks.returned(tab, rule, g, bound(p, g, v, s, **numbers))
             # A rule may hand on an old value, which must not change while the others are written.
             values += [1 * y if y is p or y is v or y is s else y for y in new]
         tab.write(arrays, values)
@@ -72,12 +78,35 @@ def publish(tab: ModuleType) -> None:
     functions = {"init_adam_states": init_adam_states}
     for name, rule in spec.RULES.items():
         functions[name] = step = tab.step(rule)
-        equations = (rule.__doc__ or "").partition(">>>")[0]  # the example is of the rule on plain numbers
-        step.__doc__ = "\n\n".join(inspect.cleandoc(text) for text in (step.__doc__, _STEP, equations))
+        step.__doc__ = _document(step.__doc__, _STEP, rule)
     for name, function in functions.items():
         function.__module__, function.__name__, function.__qualname__ = tab.__name__, name, name
     vars(tab).update(functions, __getattr__=lambda name: _late(tab, name))
 
+
+def native(tab: ModuleType, rule: FunctionType, arguments: str) -> Callable[[Any], Any]:
+    """Make a class of a framework's own optimizers one of `rule`: its `kernel`, its `constants`, its docstring.
+
+    `arguments` is how that framework documents them, with `{lr}` and such for the defaults of the class.
+    """
+
+    def decorate(cls):
+        cls.rule, cls.constants = staticmethod(rule), checks.constants(tab, rule)
+        cls.kernel = staticmethod(kernel(tab, rule))
+        defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()}
+        cls.__doc__ = _document(cls.__doc__, arguments.format(**defaults), _NATIVE, rule)
+        return cls
+
+    return decorate
+
+
+def _document(*texts_and_rule):
+    *texts, rule = texts_and_rule
+    equations = (rule.__doc__ or "").partition(">>>")[0]  # the example there is of the rule on plain numbers
+    return "\n\n".join(inspect.cleandoc(text or "") for text in (*texts, equations))
+
+
+_NATIVE = "The rule, as it stands in `d2l_adam.spec`:"
 
 _STEP = """
     `states` holds a pair `(v, s)` for each parameter, of its shape and dtype (float32 for a float16

@@ -28,6 +28,7 @@ _RANGES = {
     "beta": (lambda beta: 0 <= beta < 1, "a decay rate lies in [0, 1)"),
     # Less would be 0 in float32, and a zero gradient give 0/0.
     "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
+    "weight_decay": (lambda decay: 0 <= decay < 2.0**127, "a weight decay is 0 or more, and within float32"),
 }
 _ANY = (lambda _: True), ""  # a constant of the user's own
 
@@ -40,8 +41,11 @@ def constants(tab, rule):
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     if "t" not in names or any(parameter.kind not in named for parameter in names.values()):
         raise TypeError(f"{tab.NAME}: the rule {rule.__name__} has another signature than (p, g, v, s, t, lr, ...)")
-    ranges = {name: _RANGES.get("beta" if name.startswith("beta") else name, _ANY) for name in names}
-    return {name: (parameter.default, *ranges[name]) for name, parameter in names.items()}
+    return {name: (parameter.default, *_range(name)) for name, parameter in names.items()}
+
+
+def _range(name):
+    return _RANGES.get("beta" if name.startswith("beta") else name, _ANY)
 
 
 _NUMBER: Any = (float, int, Real)  # the common ones first: Real is slow to ask
@@ -58,23 +62,30 @@ def numbers(tab, constants, hyperparams):
     for name, value in hyperparams.items():
         if name not in constants:
             raise KeyError(f"{tab.NAME}: unknown hyperparameter {name!r}; known: {', '.join(constants)}")
-        if not isinstance(value, _NUMBER):
-            raise TypeError(f"{tab.NAME}: hyperparameter {name!r} is {_type(value)}; give a Python number")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; give a finite number")
-        _, holds, cure = constants[name]
-        if not holds(number):
-            raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; {cure}")
-        numbers[name] = int(value) if name == "t" else number
+        x = number(tab, name, value, *constants[name][1:])
+        numbers[name] = int(value) if name == "t" else x
     if len(numbers) < len(constants):
         for name, (default, *_) in constants.items():
             if default is inspect.Parameter.empty and name not in numbers:
                 raise KeyError(f"{tab.NAME}: hyperparams lacks {name!r}; give for example {{'lr': 0.01, 't': 1}}")
     return numbers
+
+
+def number(tab, name, value, holds=None, cure=None):
+    """A hyperparameter as a float; its range is looked up by its name where none is given."""
+    if not isinstance(value, _NUMBER):
+        raise TypeError(f"{tab.NAME}: hyperparameter {name!r} is {_type(value)}; give a Python number")
+    try:
+        x = float(value)
+    except OverflowError:
+        x = math.inf
+    if not math.isfinite(x):
+        raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; give a finite number")
+    if holds is None:
+        holds, cure = _range(name)
+    if not holds(x):
+        raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; {cure}")
+    return x
 
 
 def arrays(tab, params, grads, states):

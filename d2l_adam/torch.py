@@ -1,13 +1,16 @@
-"""The PyTorch tab: the spec on `torch.Tensor`, in the calling convention of `d2l.torch`."""
+"""The PyTorch tab: the spec on `torch.Tensor`, in the calling convention of `d2l.torch` and of `torch.optim`."""
 
+import functools
 import sys
+import warnings
 
-from d2l_adam import binding, checks, imports
+from d2l_adam import binding, checks, imports, spec
 
 with imports.framework("torch", pip="torch"):
     import torch
     from torch import sign, sqrt, square  # noqa: F401  the words of the spec
 
+_THIS = sys.modules[__name__]
 NAME = "pytorch"
 PARAMETER = GRADIENT = torch.Tensor
 float32 = torch.Tensor.float
@@ -41,14 +44,14 @@ def zeros(shape, dtype=None):
 
 def step(rule):
     """Return `rule` as one step on tensors, in the convention of `d2l.torch`."""
-    bound = binding.bind(sys.modules[__name__], rule)
+    bound = binding.bind(_THIS, rule)
 
     def one_step(params, states, hyperparams):
         """Make one step in place. `params` are tensors; their `.grad` is read, and set to zero after.
 
         A sparse gradient is made dense first, the values of duplicate indices summed.
         """
-        params = checks.listed(sys.modules[__name__], "params", params)
+        params = checks.listed(_THIS, "params", params)
         with torch.inference_mode():
             bound(params, [_gradient(p) for p in params], states, hyperparams)
             for p in params:
@@ -79,4 +82,220 @@ def regression(w, b):
     return params, loss, gradients
 
 
-binding.publish(sys.modules[__name__])
+_ARGUMENTS = """
+Args:
+    params (iterable): parameters to optimize, or dicts that define parameter groups, each with
+        options of its own. Dense tensors of any shape; float16, bfloat16, float32, float64, or
+        complex (then the real and the imaginary part are two parameters). The averages of float16
+        and bfloat16 parameters are float32.
+    lr (float or Tensor, optional): learning rate, any `torch.optim.lr_scheduler` may change it (default: {lr})
+    betas (tuple[float, float], optional): decay rates of the averages of the gradient and of its
+        square, each in [0, 1) (default: (0.9, 0.999))
+    eps (float, optional): added to the root of the second average, outside of the root and after
+        the correction of the bias, as `torch.optim.Adam` does; the default is the chapter's,
+        there it is 1e-8 (default: {eps})
+    weight_decay (float, optional): weight decay (default: 0)
+    maximize (bool, optional): maximize the objective instead (default: False)
+    decoupled_weight_decay (bool, optional): take the weight decay off the parameter, as
+        `torch.optim.AdamW` does, rather than add it to the gradient (default: False)
+    fused (bool, optional): whether the step of each contiguous parameter is compiled, by
+        `torch.compile`, into one pass over memory. None: on a GPU (default: None)
+
+The state of each parameter that has had a gradient has `step`, `exp_avg` and `exp_avg_sq`. Sparse
+gradients are made dense, the values of duplicate indices summed: each step moves all coordinates,
+as those whose gradient is zero have averages too.
+"""
+
+
+@binding.native(_THIS, spec.adam, _ARGUMENTS)
+class Adam(torch.optim.Optimizer):
+    """Adam of the chapter as a `torch.optim.Optimizer`.
+
+    It stands where `torch.optim.Adam` stands (and `AdamW`, with `decoupled_weight_decay`), and the
+    state of each can be loaded into the other.
+
+    >>> import torch
+    >>> from d2l_adam.torch import Adam
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    >>> optimizer = Adam([weight], lr=0.1)
+    >>> (weight**2).sum().backward()
+    >>> optimizer.step()
+    >>> weight.data
+    tensor([0.9000, 1.9000])
+    """
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.0,
+        *,
+        maximize=False,
+        decoupled_weight_decay=False,
+        fused=None,
+    ):
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        options = {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay, "fused": fused}
+        super().__init__(params, defaults | options)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for group in self.param_groups:  # they may have been saved by torch.optim, or by an older version of it
+            for name in ("maximize", "decoupled_weight_decay", "fused"):
+                group.setdefault(name, self.defaults[name])
+
+    def add_param_group(self, param_group):
+        """Add a group of parameters: a dict of `params`, and of the options that are its own."""
+        if isinstance(param_group, dict):
+            self._constants(self.defaults | param_group, 1)
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict):
+        """Load the `state_dict` of this class, or of `torch.optim.Adam` and `AdamW` without amsgrad."""
+        if any(group.get("amsgrad") for group in state_dict["param_groups"]):
+            raise ValueError("pytorch: this state is of amsgrad=True, which the rule does not have; train without it")
+        super().load_state_dict(state_dict)
+        keys = (key for group in state_dict["param_groups"] for key in group["params"])
+        for key, p in zip(keys, (p for group in self.param_groups for p in group["params"]), strict=True):
+            if p.dtype in _STATE and key in state_dict["state"]:  # the base class has rounded it to the dtype of p
+                for name in ("exp_avg", "exp_avg_sq"):
+                    x = state_dict["state"][key][name]
+                    self.state[p][name] = x.to(p.device, _STATE[p.dtype], copy=True)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Make one step. A parameter whose `grad` is None is left as it is, and so is its state.
+
+        `closure`, if given, computes the gradients anew; the loss that it returns is returned.
+        Raises ValueError or TypeError with cause and cure; then nothing has changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        jobs = [job for group in self.param_groups for job in self._jobs(group)]
+        arrays, values = [], []
+        for _, _, row, constants, fused in jobs:
+            if not fused:
+                arrays += row[0], row[2], row[3]
+                values += _updated(self.kernel, row, *constants)
+        for _, _, row, constants, fused in jobs:
+            if fused:
+                _compiled(self.kernel)(row, *constants)
+        write(arrays, values)
+        for p, state, *_ in jobs:
+            state["step"] += 1
+            self.state[p] = state
+        return loss
+
+    def _jobs(self, group):
+        """What the step has to do for a group, all of it checked: a tuple for each parameter that has a gradient."""
+        params = [p for p in group["params"] if p.grad is not None]
+        states = [self.state.get(p) or _zero_state(p) for p in params]
+        averages = [(_real(state["exp_avg"]), _real(state["exp_avg_sq"])) for state in states]
+        rows = checks.arrays(_THIS, [_real(p) for p in params], [_real(_gradient(p)) for p in params], averages)
+        constants = functools.cache(lambda t: self._constants(group, t))  # one t, if no parameter was ever left out
+        return [
+            (p, state, row, constants(int(state["step"]) + 1), _fusable(group, row))
+            for p, state, row in zip(params, states, rows, strict=True)
+        ]
+
+    def _constants(self, group, t):
+        """What the rule is given beside the arrays, and what is done around it: `(numbers, maximize, l2, decay)`."""
+        beta1, beta2 = group["betas"]
+        numbers = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+        numbers = {name: x.item() if isinstance(x, torch.Tensor) else x for name, x in numbers.items()}
+        numbers = checks.numbers(_THIS, self.constants, numbers | {"t": t})
+        weight_decay = checks.number(_THIS, "weight_decay", group["weight_decay"])
+        l2 = decay = None
+        if weight_decay and group["decoupled_weight_decay"]:
+            decay = numbers["lr"] * weight_decay
+        elif weight_decay:
+            l2 = weight_decay
+        return numbers, group["maximize"], l2, decay
+
+
+@binding.native(_THIS, spec.yogi, _ARGUMENTS)
+class Yogi(Adam):
+    """Yogi of the chapter as a `torch.optim.Optimizer`.
+
+    >>> import torch
+    >>> from d2l_adam.torch import Yogi
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    >>> optimizer = Yogi([weight], lr=0.1)
+    >>> (weight**2).sum().backward()
+    >>> optimizer.step()
+    >>> weight.data
+    tensor([0.9000, 1.9000])
+    """
+
+    def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0, **options):
+        super().__init__(params, lr, betas, eps, weight_decay, **options)
+
+
+def _updated(kernel, row, numbers, maximize, l2, decay):
+    """The new values of a parameter and its averages; the weight decay as `torch.optim` has it."""
+    p, g, v, s, half = row
+    if half:
+        p, g = p.float(), g.float()
+    if maximize:
+        g = -g
+    if l2 is not None:
+        g = g + l2 * p
+    if decay is not None:
+        p = p * (1 - decay)
+    return kernel(p, g, v, s, **numbers)
+
+
+@functools.cache
+def _compiled(kernel):
+    """The step of one parameter as one pass over memory; the constants that change are tensors, or it would be anew."""
+
+    def step(p, g, v, s, half, numbers, maximize, l2, decay):
+        for x, y in zip((p, v, s), _updated(kernel, (p, g, v, s, half), numbers, maximize, l2, decay), strict=True):
+            x.copy_(y)
+
+    fast = torch.compile(step, dynamic=True)
+
+    def compiled(row, numbers, maximize, l2, decay):
+        numbers = numbers | {name: torch.tensor(numbers[name], dtype=torch.float64) for name in ("t", "lr")}
+        decay = None if decay is None else torch.tensor(decay, dtype=torch.float64)
+        fast(*(x.view(-1) for x in row[:4]), row[4], numbers, maximize, l2, decay)
+
+    return compiled
+
+
+def _fusable(group, row):
+    """Whether the step of this parameter is to be compiled."""
+    p, *others, _ = row
+    wanted = p.is_cuda and _compiles(p.device.type) if group["fused"] is None else group["fused"]
+    return wanted and type(p) in (torch.Tensor, torch.nn.Parameter) and all(x.is_contiguous() for x in (p, *others))
+
+
+@functools.cache
+def _compiles(device):
+    """Whether `torch.compile` works here, asked once."""
+    try:
+        torch.compile(torch.Tensor.exp)(torch.zeros(2, device=device))
+    except Exception as error:  # a missing compiler shows itself in many ways
+        warnings.warn(f"pytorch: torch.compile fails for {device} ({error}); the steps are not fused", stacklevel=2)
+        return False
+    return True
+
+
+#: The dtype of the averages, where it is not the parameter's.
+_STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def _zero_state(p):
+    zeros = {name: torch.zeros_like(p, dtype=_STATE.get(p.dtype)) for name in ("exp_avg", "exp_avg_sq")}
+    return {"step": torch.tensor(0.0)} | zeros
+
+
+def _real(x):
+    return torch.view_as_real(x.resolve_conj()) if isinstance(x, torch.Tensor) and x.is_complex() else x
+
+
+binding.publish(_THIS)
