@@ -93,7 +93,7 @@ def native(tab: ModuleType, rule: FunctionType, arguments: str) -> Callable[[Any
     def decorate(cls):
         cls.rule, cls.constants = staticmethod(rule), checks.constants(tab, rule)
         cls.kernel = staticmethod(kernel(tab, rule))
-        defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()}
+        defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()} | vars(cls)
         cls.__doc__ = _document(cls.__doc__, arguments.format(**defaults), _NATIVE, rule)
         return cls
 

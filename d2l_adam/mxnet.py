@@ -1,13 +1,14 @@
-"""The MXNet tab: the spec on `mxnet.np.ndarray`, in the calling convention of `d2l.mxnet`.
+"""The MXNet tab: the spec on `mxnet.np.ndarray`, in the calling convention of `d2l.mxnet` and of Gluon.
 
-Importing it turns on MXNet's NumPy semantics (`npx.set_np()`), as the chapter's first cell does.
+Importing it turns on MXNet's NumPy semantics (`npx.set_np()`), as the chapter's first cell does, and
+registers the optimizers "yogi" and "d2l_adam".
 """
 
 import sys
 
 import numpy
 
-from d2l_adam import binding, checks, imports
+from d2l_adam import binding, checks, imports, spec
 
 with (
     imports.framework(
@@ -23,6 +24,7 @@ with (
 
 npx.set_np()
 
+_THIS = sys.modules[__name__]
 NAME = "mxnet"
 PARAMETER = GRADIENT = mxnet.np.ndarray
 
@@ -54,11 +56,11 @@ def zeros(shape, dtype=None):
 
 def step(rule):
     """Return `rule` as one step on MXNet arrays, in the convention of `d2l.mxnet`."""
-    bound = binding.bind(sys.modules[__name__], rule)
+    bound = binding.bind(_THIS, rule)
 
     def one_step(params, states, hyperparams):
         """Make one step in place. `params` are arrays; their `.grad` is read."""
-        params = checks.listed(sys.modules[__name__], "params", params)
+        params = checks.listed(_THIS, "params", params)
         with autograd.pause():
             bound(params, [getattr(p, "grad", None) for p in params], states, hyperparams)
 
@@ -84,4 +86,120 @@ def regression(w, b):
     return params, loss, gradients
 
 
-binding.publish(sys.modules[__name__])
+_ARGUMENTS = """
+Parameters
+----------
+learning_rate : float, optional
+    The learning rate; left out, {default_learning_rate}, or that of `lr_scheduler` if there is one.
+beta1 : float, default {beta1}
+    Decay rate of the average of the gradient, in [0, 1).
+beta2 : float, default {beta2}
+    The same of its square.
+epsilon : float, default {epsilon}
+    Added to the root of the second average *after* the correction of its bias, as in the papers. MXNet's
+    own Adam adds its `epsilon` (1e-8) before: that is the "epsilon hat" of Kingma and Ba, and stands
+    for `epsilon * sqrt(1 - beta2**t)` at step t. The default is the chapter's.
+**options
+    What every optimizer of MXNet takes: `rescale_grad`, `clip_gradient`, `wd`, `lr_scheduler`,
+    `multi_precision`, `begin_num_update`, `param_idx2name`, `param_dict`, `sym`.
+
+The gradient that the rule sees is `clip(rescale_grad * grad + wd * weight, clip_gradient)`, as in MXNet's
+own Adam; `lr_mult` and `wd_mult` of the parameter are applied. Weights may be `mx.np` or `mx.nd` arrays
+of any shape, in float16, float32 or float64; the averages of float16 weights are float32, with or without
+`multi_precision`. A row_sparse gradient is made dense first: each step moves all rows, as those whose
+gradient is zero have averages too.
+"""
+
+
+@binding.native(_THIS, spec.adam, _ARGUMENTS)
+class Adam(mxnet.optimizer.Optimizer):
+    """Adam of the chapter as an `mxnet.optimizer.Optimizer`, registered as "d2l_adam".
+
+    >>> from d2l_adam.mxnet import mxnet
+    >>> weight = mxnet.gluon.Parameter("weight", shape=(2,))
+    >>> weight.initialize("ones")
+    >>> trainer = mxnet.gluon.Trainer([weight], "d2l_adam", {"learning_rate": 0.1})
+    >>> with mxnet.autograd.record():
+    ...     loss = (weight.data() ** 2).sum()
+    >>> loss.backward()
+    >>> trainer.step(batch_size=1)
+    >>> weight.data().round(3)
+    array([0.9, 0.9])
+    """
+
+    default_learning_rate = 1e-3
+
+    def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-6, **options):
+        if learning_rate is None and options.get("lr_scheduler") is None:
+            learning_rate = self.default_learning_rate
+        lr = 0.0 if learning_rate is None else learning_rate
+        checks.numbers(_THIS, self.constants, {"t": 1, "lr": lr, "beta1": beta1, "beta2": beta2, "eps": epsilon})
+        super().__init__(learning_rate=learning_rate, **options)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def create_state(self, index, weight):
+        """Return the averages of a weight, zeros: a pair of arrays of its shape."""
+        if weight.stype != "default":
+            raise TypeError(
+                f"mxnet: weight {index} is stored as {weight.stype}; make its Parameter with stype='default'"
+            )
+        dtype = numpy.dtype(weight.dtype).name
+        dtype = "float32" if dtype in checks.HALF else dtype
+        return tuple(mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.context) for _ in "vs")
+
+    def create_state_multi_precision(self, index, weight):
+        """Return the averages, and before them a float32 copy of a float16 weight if `multi_precision` is set."""
+        create = super().create_state_multi_precision if self.multi_precision else self.create_state
+        return create(index, weight)
+
+    def update(self, index, weight, grad, state):
+        """Make the step of one weight, in place."""
+        if grad.stype != "default":
+            grad = grad.tostype("default")
+        weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray()
+        ((p, g, v, s, half),) = checks.arrays(_THIS, [weight], [grad], [tuple(x.as_np_ndarray() for x in state)])
+        num_update = self.num_update
+        self._update_count(index)  # the scheduler is asked for the rate of the step to be made
+        try:
+            numbers = {"lr": self._get_lr(index), "t": self._index_update_count[index]}
+            numbers |= {"beta1": self.beta1, "beta2": self.beta2, "eps": self.epsilon}
+            numbers = checks.numbers(_THIS, self.constants, numbers)
+        except (TypeError, ValueError):
+            self._index_update_count[index] -= 1
+            self.num_update = num_update
+            raise
+        with autograd.pause():
+            if half:
+                p, g = float32(p), float32(g)
+            g = self.rescale_grad * g + self._get_wd(index) * p
+            if self.clip_gradient:
+                g = mxnet.np.clip(g, -self.clip_gradient, self.clip_gradient)
+            write((weight, v, s), self.kernel(p, g, v, s, **numbers))
+
+
+@binding.native(_THIS, spec.yogi, _ARGUMENTS)
+@mxnet.optimizer.register
+class Yogi(Adam):
+    """Yogi of the chapter as an `mxnet.optimizer.Optimizer`, registered as "yogi".
+
+    >>> from d2l_adam.mxnet import mxnet
+    >>> weight = mxnet.gluon.Parameter("weight", shape=(2,))
+    >>> weight.initialize("ones")
+    >>> trainer = mxnet.gluon.Trainer([weight], "yogi", {"learning_rate": 0.1})
+    >>> with mxnet.autograd.record():
+    ...     loss = (weight.data() ** 2).sum()
+    >>> loss.backward()
+    >>> trainer.step(batch_size=1)
+    >>> weight.data().round(3)
+    array([0.9, 0.9])
+    """
+
+    default_learning_rate = 1e-2
+
+    def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-3, **options):
+        super().__init__(learning_rate, beta1, beta2, epsilon, **options)
+
+
+mxnet.optimizer.Optimizer.opt_registry["d2l_adam"] = Adam  # "adam" remains MXNet's own
+
+binding.publish(_THIS)

@@ -1,13 +1,17 @@
-"""The TensorFlow tab: the spec on `tf.Variable`, in the calling convention of `d2l.tensorflow`."""
+"""The TensorFlow tab: the spec on `tf.Variable`, in the calling convention of `d2l.tensorflow` and of Keras."""
 
+import operator
 import sys
 
-from d2l_adam import binding, checks, imports
+from d2l_adam import binding, checks, imports, spec
 
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
+with imports.framework("keras", pip="keras"):
+    import keras
 
+_THIS = sys.modules[__name__]
 NAME = "tensorflow"
 PARAMETER, GRADIENT = tf.Variable, tf.Tensor
 
@@ -40,7 +44,7 @@ def zeros(shape, dtype=None):
 
 def step(rule):
     """Return `rule` as one step on variables, in the convention of `d2l.tensorflow`."""
-    bound = binding.bind(sys.modules[__name__], rule)
+    bound = binding.bind(_THIS, rule)
 
     def one_step(params, grads, states, hyperparams):
         """Make one step in place, eagerly. `params` are `tf.Variable`s, `grads` their gradients.
@@ -53,8 +57,7 @@ def step(rule):
                 "tensorflow: this step is for eager use. Its time step t is a Python number, which tf.function would "
                 "freeze at its first value while it traces the graph; call the step outside of tf.function"
             )
-        this = sys.modules[__name__]
-        params, grads = checks.listed(this, "params", params), list(checks.listed(this, "grads", grads))
+        params, grads = checks.listed(_THIS, "params", params), list(checks.listed(_THIS, "grads", grads))
         for i, (p, g) in enumerate(zip(params, grads, strict=False)):
             if isinstance(p, tf.Variable) and isinstance(g, tf.IndexedSlices):
                 grads[i] = _dense(i, p, g)
@@ -76,9 +79,12 @@ def _dense(i, p, slices):
             f"tensorflow: gradient of parameter {i} has rows {tf.reduce_min(rows)} to {tf.reduce_max(rows)}; "
             f"parameter {i} has {shape[0]}, numbered from 0"
         )
-    if values.dtype == p.dtype and p.dtype.name in checks.HALF:  # of another dtype, they are refused as they are
-        values = float32(values)
-    return tf.math.unsorted_segment_sum(values, rows, shape[0])
+    # Values of another dtype than the parameter's are refused as they are.
+    return _summed(values, rows, shape[0], in_float32=values.dtype == p.dtype and p.dtype.name in checks.HALF)
+
+
+def _summed(values, rows, num_rows, in_float32):
+    return tf.math.unsorted_segment_sum(float32(values) if in_float32 else values, rows, num_rows)
 
 
 def regression(w, b):
@@ -96,4 +102,157 @@ def regression(w, b):
     return params, loss, gradients
 
 
-binding.publish(sys.modules[__name__])
+_ARGUMENTS = """
+Args:
+    learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a function
+        without arguments that returns the value to use. A float is kept in double precision.
+        Defaults to `{learning_rate}`.
+    beta_1: A float in [0, 1), the decay rate of the average of the gradient. Defaults to `{beta_1}`.
+    beta_2: The same of its square. Defaults to `{beta_2}`.
+    epsilon: A float, added to the root of the second average *after* the correction of its bias,
+        as in the papers. `keras.optimizers.Adam` adds its `epsilon` (1e-7) before: that is the
+        "epsilon hat" of Kingma and Ba, and stands for `epsilon * sqrt(1 - beta_2**t)` at step t. The
+        default is the chapter's. Defaults to `{epsilon}`.
+    **options: What every Keras optimizer takes: `weight_decay`, `clipnorm`, `clipvalue`,
+        `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+        `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
+
+Variables of any shape, in float16, bfloat16, float32 or float64. The averages of float16 and bfloat16
+variables are float32. A `tf.IndexedSlices` is made dense first, the values of duplicate rows summed:
+each step moves all rows, as those whose gradient is zero have averages too.
+"""
+
+
+@binding.native(_THIS, spec.adam, _ARGUMENTS)
+@keras.saving.register_keras_serializable("d2l_adam")
+class Adam(keras.optimizers.Optimizer):
+    """Adam of the chapter as a `keras.optimizers.Optimizer`, for the TensorFlow backend.
+
+    >>> import tensorflow as tf
+    >>> from d2l_adam.tensorflow import Adam
+    >>> weight = tf.Variable([1.0, 2.0])
+    >>> optimizer = Adam(learning_rate=0.1)
+    >>> with tf.GradientTape() as tape:
+    ...     loss = tf.reduce_sum(weight**2)
+    >>> optimizer.apply(tape.gradient(loss, [weight]), [weight])
+    >>> weight.numpy().round(3)
+    array([0.9, 1.9], dtype=float32)
+    """
+
+    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-6, **options):
+        if keras.config.backend() != "tensorflow":
+            raise ValueError(
+                f"tensorflow: Keras runs on {keras.config.backend()} here; set the environment variable "
+                "KERAS_BACKEND=tensorflow before it is imported"
+            )
+        lr = learning_rate if isinstance(learning_rate, float) else 0.0
+        numbers = {"t": 1, "lr": lr, "beta1": beta_1, "beta2": beta_2, "eps": epsilon}
+        checks.numbers(_THIS, self.constants, numbers)
+        checks.number(_THIS, "weight_decay", options.get("weight_decay") or 0)
+        floatx = keras.config.floatx()
+        keras.config.set_floatx("float64")  # of the variable that holds the learning rate
+        try:
+            super().__init__(learning_rate, **options)
+        finally:
+            keras.config.set_floatx(floatx)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def get_config(self):
+        """Return the arguments of this optimizer, as `from_config` takes them."""
+        config = super().get_config()
+        return config | {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+    def build(self, variables):
+        """Make the averages of each variable, zeros; a second call does nothing."""
+        if self.built:
+            return
+        for i, variable in enumerate(variables):
+            if (dtype := keras.backend.standardize_dtype(variable.dtype)) not in checks.HALF + checks.FULL:
+                known = ", ".join(checks.HALF + checks.FULL)
+                raise TypeError(f"tensorflow: variable {i} is {dtype}; convert it to one of {known}")
+        super().build(variables)
+        self._averages = [(self._zeros(x, "momentum"), self._zeros(x, "velocity")) for x in variables]
+
+    def _zeros(self, variable, name):
+        value = variable.value if isinstance(variable, keras.Variable) else variable
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        with tf.distribute.get_strategy().extended.colocate_vars_with(value):
+            return self.add_variable(
+                shape=variable.shape,
+                dtype="float32" if dtype in checks.HALF else dtype,
+                name=f"{getattr(variable, 'path', variable.name).replace('/', '_').replace(':', '_')}_{name}",
+            )
+
+    def apply(self, grads, trainable_variables=None):
+        """Make one step: check the gradients, make them dense, and go the way of every Keras optimizer."""
+        grads = list(grads)
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        for i, (g, p) in enumerate(zip(grads, variables, strict=False)):
+            if isinstance(g, tf.IndexedSlices):
+                half = g.values.dtype.name in checks.HALF
+                g = grads[i] = tf.cast(_summed(g.values, g.indices, p.shape[0], in_float32=half), g.values.dtype)
+            if g is not None and not tf.TensorShape(p.shape).is_compatible_with(g.shape):
+                shapes = f"has shape {tuple(g.shape)}, variable {i} has {tuple(p.shape)}"
+                raise ValueError(f"tensorflow: gradient of variable {i} {shapes}; make them alike")
+        super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Make the step of one variable; called by `apply`."""
+        v, s = (x.value for x in self._averages[self._get_variable_index(variable)])
+        p, g = tf.cast(variable, v.dtype), tf.cast(gradient, v.dtype)
+        numbers = {"beta1": self.beta_1, "beta2": self.beta_2, "eps": self.epsilon}
+        numbers |= {"t": _Number.of(self.iterations + 1), "lr": _Number.of(learning_rate)}
+        new = self.kernel(p, g, tf.convert_to_tensor(v), tf.convert_to_tensor(s), **numbers)
+        for x, value in zip((variable, v, s), new, strict=True):
+            self.assign(x, value)
+
+
+@binding.native(_THIS, spec.yogi, _ARGUMENTS)
+@keras.saving.register_keras_serializable("d2l_adam")
+class Yogi(Adam):
+    """Yogi of the chapter as a `keras.optimizers.Optimizer`, for the TensorFlow backend.
+
+    >>> import keras
+    >>> from d2l_adam.tensorflow import Yogi
+    >>> model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+    >>> model.compile(optimizer=Yogi(learning_rate=0.01), loss="mse")
+    """
+
+    def __init__(self, learning_rate=1e-2, beta_1=0.9, beta_2=0.999, epsilon=1e-3, **options):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
+
+
+class _Number:
+    """A number that a graph computes, kept in double precision until it meets an array."""
+
+    def __init__(self, x):
+        self.x = x
+
+    @classmethod
+    def of(cls, x):
+        """`x` itself where it is known, as in eager use; else as such a number."""
+        x = tf.cast(x, tf.float64)
+        return x.numpy().item() if tf.executing_eagerly() else cls(x)
+
+
+def _operators():
+    for name in ("add", "sub", "mul", "truediv", "pow"):
+        operation = getattr(operator, name)
+
+        def method(self, other, operation=operation):
+            if isinstance(other, tf.Tensor):
+                return operation(tf.cast(self.x, other.dtype), other)
+            return _Number(operation(self.x, other.x if isinstance(other, _Number) else other))
+
+        def reflected(self, other, operation=operation):
+            if isinstance(other, tf.Tensor):
+                return operation(other, tf.cast(self.x, other.dtype))
+            return _Number(operation(other, self.x))
+
+        setattr(_Number, f"__{name}__", method)
+        setattr(_Number, f"__r{name}__", reflected)
+
+
+_operators()
+
+binding.publish(_THIS)
