@@ -145,7 +145,8 @@ class Adam(mxnet.optimizer.Optimizer):
             )
         dtype = numpy.dtype(weight.dtype).name
         dtype = "float32" if dtype in checks.HALF else dtype
-        return tuple(mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.context) for _ in "vs")
+        zeros = (mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.context) for _ in "vs")
+        return tuple(x.as_nd_ndarray() for x in zeros)  # of the kind that updaters move and save
 
     def create_state_multi_precision(self, index, weight):
         """Return the averages, and before them a float32 copy of a float16 weight if `multi_precision` is set."""
@@ -156,7 +157,8 @@ class Adam(mxnet.optimizer.Optimizer):
         """Make the step of one weight, in place."""
         if grad.stype != "default":
             grad = grad.tostype("default")
-        weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray()
+        # A key-value store may sum the gradients elsewhere, in pinned memory for one.
+        weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray().as_in_ctx(weight.context)
         ((p, g, v, s, half),) = checks.arrays(_THIS, [weight], [grad], [tuple(x.as_np_ndarray() for x in state)])
         num_update = self.num_update
         self._update_count(index)  # the scheduler is asked for the rate of the step to be made

@@ -95,3 +95,72 @@ class Problem:
             tuple(np.asarray(self.module.asnumpy(x)).astype("float64") for x in (p, *state))
             for p, state in zip(self.params, self.states, strict=False)
         ]
+
+
+class Native:
+    """A native optimizer of one tab on parameters made from NumPy arrays, stepped by gradients that are given."""
+
+    def __init__(self, tab, rule, params, dtype="float64", lr=0.01, betas=None, eps=None, graph=None, **options):
+        self.tab, self.module, self.graph = tab, protocol.load(tab), graph
+        self.dtype = dtype_of(dtype)
+        beta1, beta2 = betas or (0.9, 0.999)
+        names = {
+            "pytorch": {"lr": lr, "betas": (beta1, beta2), "eps": eps},
+            "tensorflow": {"learning_rate": lr, "beta_1": beta1, "beta_2": beta2, "epsilon": eps},
+            "mxnet": {"learning_rate": lr, "beta1": beta1, "beta2": beta2, "epsilon": eps},
+        }[tab]
+        options |= {name: value for name, value in names.items() if value is not None}
+        make = getattr(self.module, rule.capitalize())
+        params = [np.asarray(p).astype(self.dtype) for p in params]
+        if tab == "pytorch":
+            torch = self.module.torch
+            dtype = getattr(torch, dtype)
+            self.params = [torch.nn.Parameter(torch.tensor(p.astype("float64")).to(dtype)) for p in params]
+            self.optimizer = make(self.params, **options)
+        elif tab == "tensorflow":
+            tf = self.module.tf
+            self.params = [tf.Variable(p) for p in params]
+            self.optimizer = make(**options)
+            self.optimizer.build(self.params)
+            apply = lambda grads: self.optimizer.apply(grads, self.params)  # noqa: E731
+            self.apply = {None: apply, "function": tf.function(apply), "xla": tf.function(apply, jit_compile=True)}[
+                graph
+            ]
+        else:
+            mxnet = self.module.mxnet
+            self.params = [mxnet.gluon.Parameter(f"p{i}", shape=p.shape, dtype=p.dtype) for i, p in enumerate(params)]
+            for mine, p in zip(self.params, params, strict=True):
+                mine.initialize("zeros")
+                mine.data()[()] = mxnet.np.array(p, dtype=p.dtype)
+            self.optimizer = make(**options)
+            self.trainer = mxnet.gluon.Trainer(self.params, self.optimizer)
+
+    def step(self, grads):
+        grads = [np.asarray(g).astype(self.dtype) for g in grads]
+        if self.tab == "pytorch":
+            for p, g in zip(self.params, grads, strict=True):
+                p.grad = self.module.torch.tensor(g.astype("float64")).to(p.dtype)
+            self.optimizer.step()
+        elif self.tab == "tensorflow":
+            self.apply([self.module.tf.constant(g) for g in grads])
+        else:
+            mxnet = self.module.mxnet
+            with mxnet.autograd.record():
+                losses = [
+                    (p.data() * mxnet.np.array(g, dtype=g.dtype)).sum() for p, g in zip(self.params, grads, strict=True)
+                ]
+            mxnet.autograd.backward(losses)
+            self.trainer.step(1)
+
+    def values(self):
+        """`[(p, v, s), ...]` in float64."""
+        if self.tab == "pytorch":
+            state = self.optimizer.state
+            rows = [(p, state[p]["exp_avg"], state[p]["exp_avg_sq"]) for p in self.params]
+        elif self.tab == "tensorflow":
+            averages = [[x.value for x in pair] for pair in self.optimizer._averages]
+            rows = [(p, *pair) for p, pair in zip(self.params, averages, strict=True)]
+        else:
+            states = self.trainer._updaters[0].states
+            rows = [(p.data(), *states[i]) for i, p in enumerate(self.params)]
+        return [tuple(np.asarray(self.module.asnumpy(x)).astype("float64") for x in row) for row in rows]

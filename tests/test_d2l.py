@@ -49,16 +49,24 @@ def test_train_ch11_reaches_the_book_s_loss(tab, rule, capsys):
     assert "loss: 0.24" in capsys.readouterr().out
 
 
+TRAINERS = {  # what is given to train_concise_ch11
+    "the framework's own Adam": {"mxnet": "adam", "pytorch": torch.optim.Adam, "tensorflow": tf.keras.optimizers.Adam},
+    "Adam": {
+        "mxnet": "d2l_adam",
+        "pytorch": protocol.load("pytorch").Adam,
+        "tensorflow": protocol.load("tensorflow").Adam,
+    },
+    "Yogi": {"mxnet": "yogi", "pytorch": protocol.load("pytorch").Yogi, "tensorflow": protocol.load("tensorflow").Yogi},
+}
+
+
 @pytest.mark.parametrize("tab", THREE)
-def test_train_concise_ch11_with_the_framework_s_own_adam(tab, capsys):
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_train_concise_ch11(tab, trainer, capsys):
     module = protocol.load(tab)
     data_iter, _ = module.d2l.get_data_ch11(batch_size=10)
-    if tab == "mxnet":
-        module.d2l.train_concise_ch11("adam", {"learning_rate": 0.01}, data_iter)
-    elif tab == "pytorch":
-        module.d2l.train_concise_ch11(torch.optim.Adam, {"lr": 0.01}, data_iter)
-    else:
-        module.d2l.train_concise_ch11(tf.keras.optimizers.Adam, {"learning_rate": 0.01}, data_iter)
+    lr = "lr" if tab == "pytorch" else "learning_rate"
+    module.d2l.train_concise_ch11(TRAINERS[trainer][tab], {lr: 0.01}, data_iter)
     loss = float(capsys.readouterr().out.rpartition("loss: ")[2].partition(",")[0])
     assert loss == pytest.approx(0.243, abs=0.006)
 

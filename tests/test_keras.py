@@ -1,0 +1,303 @@
+"""`d2l_adam.tensorflow.Adam` and `Yogi` as Keras has it: `fit`, graphs, schedules, mixed precision, files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import oracle
+import pytest
+
+from d2l_adam.tensorflow import Adam, Yogi, tf
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 5)).astype("float32")
+Y = X @ np.arange(5.0, dtype="float32")[:, None]
+GRADS = RNG.normal(size=(12, 4)) * [1, 1e-4, 10, 0]
+
+
+def model(optimizer, **options):
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)])
+    net.compile(optimizer=optimizer, loss="mse", **options)
+    return net
+
+
+def fit(net, epochs=2, **options):
+    return net.fit(X, Y, batch_size=16, epochs=epochs, shuffle=False, verbose=0, **options).history["loss"]
+
+
+def steps(optimizer, grads, start=1.0, dtype="float64"):
+    """The variable after each step."""
+    variable = tf.Variable(np.full(len(grads[0]), start), dtype=dtype)
+    out = []
+    for g in grads:
+        optimizer.apply([tf.constant(g, dtype)], [variable])
+        out.append(variable.numpy())
+    return np.array(out)
+
+
+def expected(rule, grads, lrs, decay=0.0):
+    """The oracle with a learning rate for each step, and decoupled weight decay before it."""
+    p, m, s, out = [1.0] * len(grads[0]), [0.0] * len(grads[0]), [0.0] * len(grads[0]), []
+    for t, (g, lr) in enumerate(zip(grads, lrs, strict=True), 1):
+        for i in range(len(p)):
+            before = p[i] * (1 - lr * decay)
+            p[i], m[i], s[i] = oracle.step(rule, before, float(g[i]), m[i], s[i], t, lr)
+        out.append(list(p))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("cls", [Adam, Yogi])
+def test_fit_is_the_same_eagerly_in_a_graph_and_compiled(cls):
+    nets = [model(cls(0.05), **how) for how in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True})]
+    losses = [fit(net) for net in nets]
+    assert losses[0][1] < losses[0][0]
+    for other, net in zip(losses[1:], nets[1:], strict=True):
+        np.testing.assert_allclose(other, losses[0], rtol=1e-5)
+        assert int(net.optimizer.iterations) == 8
+
+
+def test_fit_is_a_loop_of_steps():
+    net, twin = model(Yogi(0.05)), model(Yogi(0.05))
+    fit(net, epochs=1)
+    optimizer = Yogi(0.05)
+    for i in range(0, 64, 16):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((twin(X[i : i + 16]) - Y[i : i + 16]) ** 2)
+        variables = twin.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_schedules_and_callables_give_the_rate(graph):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=1, decay_rate=0.5)
+    rates = [0.1 * 0.5**i for i in range(len(GRADS))]
+    called = Yogi(lambda: 0.1 * 0.5 ** tf.cast(called.iterations, "float64"))
+    for optimizer in (Yogi(schedule), called):
+        if graph:
+            optimizer.apply = tf.function(optimizer.apply)
+        np.testing.assert_allclose(steps(optimizer, GRADS), expected("yogi", GRADS, rates), atol=1e-7)
+
+
+def test_the_rate_can_be_set_and_is_kept_in_double_precision():
+    optimizer, floatx = Adam(learning_rate=0.01), keras.config.floatx()
+    assert float(optimizer.learning_rate) == 0.01
+    assert keras.config.floatx() == floatx
+    variable = tf.Variable(np.ones(4))
+    step = tf.function(lambda g: optimizer.apply([g], [variable]))
+    for g, lr in zip(GRADS, rates := [0.01] * 6 + [0.3] * 6, strict=True):
+        optimizer.learning_rate = lr
+        step(tf.constant(g))
+    np.testing.assert_allclose(variable.numpy(), expected("adam", GRADS, rates)[-1], atol=1e-14)
+
+
+def test_callbacks_change_the_rate():
+    net = model(Yogi(0.5))
+    fit(
+        net,
+        epochs=4,
+        callbacks=[keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1, min_delta=9)],
+    )
+    assert float(net.optimizer.learning_rate) < 0.5
+    fit(net, epochs=1, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 0.125)])
+    assert float(net.optimizer.learning_rate) == 0.125
+
+
+def test_clipping():
+    norm = np.sqrt((GRADS**2).sum(axis=1, keepdims=True))
+    by_norm = GRADS * np.minimum(1, 0.5 / np.maximum(norm, 1e-30))
+    lrs = [0.1] * len(GRADS)
+    for options, clipped in (
+        ({"clipvalue": 0.3}, GRADS.clip(-0.3, 0.3)),
+        ({"clipnorm": 0.5}, by_norm),
+        ({"global_clipnorm": 0.5}, by_norm),
+    ):
+        np.testing.assert_allclose(steps(Yogi(0.1, **options), GRADS), expected("yogi", clipped, lrs), atol=1e-7)
+
+
+def test_weight_decay_is_decoupled_and_can_leave_variables_out():
+    lrs = [0.1] * len(GRADS)
+    np.testing.assert_allclose(
+        steps(Adam(0.1, weight_decay=0.2), GRADS), expected("adam", GRADS, lrs, decay=0.2), atol=1e-12
+    )
+    optimizer = Adam(0.1, weight_decay=0.2)
+    optimizer.exclude_from_weight_decay(var_names=["Variable"])
+    np.testing.assert_allclose(steps(optimizer, GRADS), expected("adam", GRADS, lrs), atol=1e-12)
+
+
+def test_moving_averages_of_the_variables():
+    optimizer = Yogi(0.1, use_ema=True, ema_momentum=0.75)
+    variable = tf.Variable(np.ones(4))
+    for g in GRADS:
+        optimizer.apply([tf.constant(g)], [variable])
+    path = expected("yogi", GRADS, [0.1] * len(GRADS))
+    np.testing.assert_allclose(variable.numpy(), path[-1], atol=1e-12)
+    average = path[0]
+    for p in path[1:]:
+        average = 0.75 * average + 0.25 * p
+    optimizer.finalize_variable_values([variable])
+    np.testing.assert_allclose(variable.numpy(), average, atol=1e-7)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_gradient_accumulation_steps_once_for_several_gradients(graph):
+    optimizer = Yogi(0.1, gradient_accumulation_steps=3)
+    if graph:
+        optimizer.build([variable := tf.Variable(np.ones(4))])
+        step = tf.function(lambda g: optimizer.apply([g], [variable]))
+        path = []
+        for g in GRADS:
+            step(tf.constant(g))
+            path.append(variable.numpy())
+        path = np.array(path)
+    else:
+        path = steps(optimizer, GRADS)
+    means = GRADS.reshape(4, 3, 4).mean(axis=1)
+    np.testing.assert_allclose(path[2::3], expected("yogi", means, [0.1] * 4), atol=1e-12)
+    np.testing.assert_array_equal(path[:2], np.ones((2, 4)))
+    np.testing.assert_array_equal(path[3:5], path[[2, 2]])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_loss_scaling_in_mixed_precision(jit_compile):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        net = model(Yogi(0.05), jit_compile=jit_compile)
+        losses = fit(net, epochs=6)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(net.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert losses[-1] < losses[0] / 2
+    assert 12 < int(net.optimizer.inner_optimizer.iterations) < 24  # the first scales are too large
+
+
+def test_a_step_that_overflows_is_skipped():
+    variable = tf.Variable([1.0])
+    optimizer = keras.optimizers.LossScaleOptimizer(Yogi(0.1), initial_scale=2.0)
+    for g in (2.0, np.inf, 1.0):
+        optimizer.apply([tf.constant([g])], [variable])
+    np.testing.assert_allclose(variable.numpy(), expected("yogi", [[1.0], [1.0]], [0.1, 0.1])[-1], rtol=1e-6)
+
+
+def test_a_loss_scale_factor_is_taken_out_again():
+    np.testing.assert_allclose(
+        steps(Yogi(0.1, loss_scale_factor=128.0), GRADS * 128), expected("yogi", GRADS, [0.1] * len(GRADS)), atol=1e-12
+    )
+
+
+def test_bfloat16_models_train():
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        net = model(Yogi(0.1))
+        losses = fit(net, epochs=6)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {v.dtype for v in net.trainable_variables} == {"bfloat16"}
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("options", [{}, {"clipnorm": 10.0}, {"gradient_accumulation_steps": 2}])
+def test_duplicate_rows_of_an_embedding_are_summed(graph, options):
+    def train(sparse):
+        table, optimizer = tf.Variable(np.ones((4, 2))), Yogi(0.1, **options)
+        optimizer.build([table])
+
+        def step(rows):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.gather(table, rows) ** 2)
+            g = tape.gradient(loss, table)
+            assert isinstance(g, tf.IndexedSlices)
+            optimizer.apply([g if sparse else tf.convert_to_tensor(g)], [table])
+
+        step = tf.function(step) if graph else step
+        for rows in ([0, 2, 2], [3, 3, 3], [1, 2, 0], [0, 0, 1]):
+            step(tf.constant(rows))
+        return table.numpy()
+
+    np.testing.assert_allclose(train(sparse=True), train(sparse=False), atol=1e-15)
+
+
+@pytest.mark.parametrize("cls", [Adam, Yogi])
+def test_its_config_makes_it_anew(cls):
+    optimizer = cls(0.125, beta_1=0.8, beta_2=0.99, epsilon=1e-4, weight_decay=0.1, clipnorm=2.0, name="mine")
+    config = optimizer.get_config()
+    assert json.loads(json.dumps(config)) == config
+    assert cls.from_config(config).get_config() == config
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is cls
+    assert again.get_config() == config
+
+
+def test_a_model_saved_in_the_middle_continues_exactly(tmp_path):
+    uninterrupted = model(Yogi(0.05))
+    fit(uninterrupted, epochs=2)
+    net = model(Yogi(0.05))
+    fit(net, epochs=1)
+    net.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    fit(loaded, epochs=1)
+    for a, b in zip(uninterrupted.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(loaded.optimizer.iterations) == 8
+
+
+def test_another_process_loads_the_model_once_the_tab_is_imported(tmp_path):
+    net = model(Yogi(0.05))
+    fit(net, epochs=1)
+    net.save(tmp_path / "model.keras")
+    code = "import d2l_adam.tensorflow, keras; print(keras.models.load_model('model.keras').optimizer.get_config())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'epsilon': 0.001" in done.stdout
+
+
+def test_a_checkpoint_of_tensorflow_s_own_holds_it(tmp_path):
+    optimizer, variable = Yogi(0.1), tf.Variable(np.ones(4))
+    for g in GRADS[:6]:
+        optimizer.apply([tf.constant(g)], [variable])
+    saved = tf.train.Checkpoint(optimizer=optimizer, variable=variable).save(str(tmp_path / "checkpoint"))
+    other, twin = Yogi(0.1), tf.Variable(np.zeros(4))
+    other.build([twin])
+    tf.train.Checkpoint(optimizer=other, variable=twin).restore(saved).assert_consumed()
+    for g in GRADS[6:]:
+        other.apply([tf.constant(g)], [twin])
+    np.testing.assert_array_equal(twin.numpy(), expected("yogi", GRADS, [0.1] * 12)[-1])
+
+
+def test_a_refused_step_changes_nothing():
+    optimizer, variables = Yogi(0.1), [tf.Variable(np.ones(2)), tf.Variable(np.ones(3))]
+    optimizer.apply([tf.ones(2, "float64"), tf.ones(3, "float64")], variables)
+    before = [x.numpy().copy() for x in (*variables, *optimizer.variables)]
+    with pytest.raises(ValueError, match=r"gradient of variable 1 has shape \(2,\), variable 1 has \(3,\); make them"):
+        optimizer.apply([tf.ones(2, "float64"), tf.ones(2, "float64")], variables)
+    for x, value in zip((*variables, *optimizer.variables), before, strict=True):
+        np.testing.assert_array_equal(x.numpy(), value)
+
+
+def test_variables_that_are_no_floats_are_refused():
+    with pytest.raises(TypeError, match="tensorflow: variable 1 is int32; convert it to one of float16, bfloat16"):
+        Adam().build([tf.Variable(1.0), tf.Variable(1)])
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": -0.1}, {"learning_rate": 1}, {"momentum": 0.9}])
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match=r"weight_decay|should be float|not recognized"):
+        Adam(**options)
+
+
+def test_another_backend_of_keras_is_named():
+    code = "from d2l_adam.tensorflow import Yogi; Yogi()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+    )
+    assert "ValueError: tensorflow: Keras runs on torch here; set the environment variable KERAS_BACKEND" in done.stderr

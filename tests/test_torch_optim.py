@@ -1,0 +1,350 @@
+"""`d2l_adam.torch.Adam` and `Yogi` as `torch.optim` has it: its own Adam, with the chapter's eps, is the measure."""
+
+import copy
+import io
+import pickle
+import shutil
+import warnings
+
+import numpy as np
+import oracle
+import pytest
+
+from d2l_adam import torch as tab
+from d2l_adam.torch import Adam, Yogi, torch
+
+TWIN = {"lr": 0.05, "eps": 1e-6}
+PARAMS = [np.random.default_rng(0).normal(size=shape) for shape in ((4, 3), (2,), ())]
+
+
+def parameters(dtype=torch.float64):
+    return [torch.nn.Parameter(torch.tensor(p).to(dtype)) for p in PARAMS]
+
+
+def set_grads(params, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+
+
+def run(optimizer, steps, first=0):
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for seed in range(first, first + steps):
+        set_grads(params, seed)
+        optimizer.step()
+    return params
+
+
+def assert_equal(params, others, atol=0.0):
+    for p, other in zip(params, others, strict=True):
+        torch.testing.assert_close(p, other, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"betas": (0.8, 0.95)},
+        {"maximize": True},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "maximize": True},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"lr": torch.tensor(0.05, dtype=torch.float64)},
+    ],
+)
+def test_it_steps_as_torch_s_adam_does(options, dtype):
+    ours, theirs = (run(cls(parameters(dtype), **TWIN | options), 200) for cls in (Adam, torch.optim.Adam))
+    assert_equal(ours, theirs, 5e-16 * 2)
+
+
+def test_decoupled_weight_decay_is_adamw():
+    ours = run(Adam(parameters(), **TWIN, weight_decay=0.1, decoupled_weight_decay=True), 50)
+    assert_equal(ours, run(torch.optim.AdamW(parameters(), **TWIN, weight_decay=0.1), 50), 1e-15)
+
+
+def test_groups_have_options_of_their_own():
+    def make(cls):
+        a, b, c = parameters()
+        optimizer = cls([{"params": [a], "lr": 0.1}, {"params": [b], "betas": (0.5, 0.5), "weight_decay": 0.2}], **TWIN)
+        optimizer.add_param_group({"params": [c], "maximize": True})
+        return run(optimizer, 20)
+
+    assert_equal(make(Adam), make(torch.optim.Adam), 1e-15)
+
+
+SCHEDULERS = {
+    "LambdaLR": {"lr_lambda": lambda epoch: 0.9**epoch},
+    "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.9},
+    "StepLR": {"step_size": 3},
+    "MultiStepLR": {"milestones": [2, 5]},
+    "ConstantLR": {},
+    "LinearLR": {},
+    "ExponentialLR": {"gamma": 0.9},
+    "PolynomialLR": {},
+    "CosineAnnealingLR": {"T_max": 5},
+    "CosineAnnealingWarmRestarts": {"T_0": 4},
+    "CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3},  # cycles beta1 too
+    "OneCycleLR": {"max_lr": 0.1, "total_steps": 11},
+    "ReduceLROnPlateau": {"patience": 1},
+    "SequentialLR": None,
+    "ChainedScheduler": None,
+}
+
+
+def test_no_scheduler_of_torch_is_left_out():
+    module = torch.optim.lr_scheduler
+    public = {name for name in module.__all__ if isinstance(getattr(module, name), type)}
+    assert public - {"LRScheduler"} == set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
+def test_every_scheduler_drives_it(name, tensor):
+    module = torch.optim.lr_scheduler
+
+    def make(cls):
+        params = parameters()
+        lr = torch.tensor(0.05, dtype=torch.float64) if tensor else 0.05
+        optimizer = cls(params, lr=lr, eps=1e-6)
+        if SCHEDULERS[name] is not None:
+            scheduler = getattr(module, name)(optimizer, **SCHEDULERS[name])
+        else:
+            parts = [module.ConstantLR(optimizer), module.ExponentialLR(optimizer, 0.8)]
+            more = ([3],) if name == "SequentialLR" else ()
+            scheduler = getattr(module, name)(*([optimizer] if more else []), parts, *more)
+        for i in range(10):
+            set_grads(params, i)
+            optimizer.step()
+            scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+        return params
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the order of schedulers in a sequence; the same for both
+        assert_equal(make(Adam), make(torch.optim.Adam), 1e-15)
+
+
+def test_a_closure_is_called_first_with_gradients_on_and_its_loss_returned():
+    p = torch.nn.Parameter(torch.tensor(3.0))
+    optimizer = Yogi([p], lr=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p**2
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 9
+    assert p.item() == pytest.approx(3 - 0.5 * 6 / (6 + 1e-3))
+    assert optimizer.step() is None
+
+
+def test_hooks_are_called():
+    calls = []
+    optimizer = Adam(parameters(), **TWIN)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    run(optimizer, 1)
+    assert calls == ["before", "after"]
+
+
+def test_a_parameter_without_gradient_is_left_alone_and_its_time_stands_still():
+    def make(cls):
+        params = parameters()
+        b = params[1]
+        optimizer = cls(params, **TWIN)
+        run(optimizer, 2)
+        before, state = b.clone(), copy.deepcopy(optimizer.state[b])
+        for _ in range(3):
+            set_grads(params, 7)
+            b.grad = None
+            optimizer.step()
+        assert torch.equal(b, before)
+        assert all(torch.equal(state[key], optimizer.state[b][key]) for key in state)
+        return run(optimizer, 3)
+
+    assert_equal(make(Adam), make(torch.optim.Adam), 1e-15)
+
+
+def through_file(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("way", ["state_dict", "file", "pickle", "deepcopy"])
+@pytest.mark.parametrize("cls", [Adam, Yogi])
+def test_it_carries_on_exactly_from_what_was_saved(cls, way, dtype):
+    uninterrupted = run(cls(parameters(dtype), lr=0.05), 10)
+    optimizer = cls(parameters(dtype), lr=0.05)
+    params = run(optimizer, 5)
+    if way in ("state_dict", "file"):
+        state = optimizer.state_dict()
+        params = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        optimizer = cls(params, lr=9.0)
+        optimizer.load_state_dict(through_file(state) if way == "file" else copy.deepcopy(state))
+    elif way == "pickle":
+        optimizer = pickle.loads(pickle.dumps(optimizer))
+    else:
+        optimizer = copy.deepcopy(optimizer)
+    assert_equal(run(optimizer, 5, first=5), uninterrupted)
+
+
+def test_a_loaded_state_shares_no_memory_with_what_it_was_loaded_from():
+    optimizer = Adam(parameters(torch.bfloat16), lr=0.05)
+    run(optimizer, 2)
+    other = Adam(parameters(torch.bfloat16), lr=0.05)
+    other.load_state_dict(optimizer.state_dict())
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    run(other, 3)
+    for key, state in optimizer.state_dict()["state"].items():
+        assert torch.equal(state["exp_avg"], before[key]["exp_avg"])
+
+
+@pytest.mark.parametrize(("first", "second"), [(Adam, torch.optim.Adam), (torch.optim.Adam, Adam)])
+def test_torch_s_adam_and_ours_load_each_other_s_state(first, second):
+    optimizer = first(parameters(), **TWIN, weight_decay=0.1)
+    params = run(optimizer, 5)
+    other = second(params, lr=1.0)
+    other.load_state_dict(through_file(optimizer.state_dict()))
+    expected = run(torch.optim.Adam(parameters(), **TWIN, weight_decay=0.1), 10)
+    assert_equal(run(other, 5, first=5), expected, 1e-15)
+
+
+def test_a_state_with_amsgrad_is_refused():
+    optimizer = Adam(parameters(), **TWIN)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match="pytorch: this state is of amsgrad=True"):
+        optimizer.load_state_dict(torch.optim.Adam(parameters(), amsgrad=True).state_dict())
+    assert optimizer.state_dict() == before
+
+
+def test_sparse_gradients_are_summed():
+    weight = torch.ones(4, 2, dtype=torch.float64)
+    embedding = torch.nn.Embedding(4, 2, _weight=weight.clone(), sparse=True)
+    dense = torch.nn.Embedding(4, 2, _weight=weight.clone())
+    ours, other = Yogi(embedding.parameters(), lr=0.1), Yogi(dense.parameters(), lr=0.1)
+    for rows in ([0, 2, 2], [3, 3, 3], [1, 2, 0]):
+        for module, optimizer in ((embedding, ours), (dense, other)):
+            optimizer.zero_grad()
+            (module(torch.tensor(rows)) ** 2).sum().backward()
+            optimizer.step()
+    assert embedding.weight.grad.is_sparse
+    assert_equal([embedding.weight], [dense.weight])
+
+
+def test_any_layout_of_memory_will_do():
+    base = torch.arange(24.0, dtype=torch.float64).reshape(4, 6)
+    layouts = [
+        base.clone().T,
+        base.clone()[:, ::2],
+        base.reshape(1, 4, 2, 3).to(memory_format=torch.channels_last),
+    ]
+    params = [torch.nn.Parameter(layout) for layout in layouts]
+    copies = [torch.nn.Parameter(layout.clone(memory_format=torch.contiguous_format)) for layout in layouts]
+    assert_equal(run(Adam(params, lr=0.1), 5), run(Adam(copies, lr=0.1), 5))
+    with pytest.raises(ValueError, match="parameter 0 cannot be written in place"):
+        run(Adam([torch.nn.Parameter(torch.ones(1).expand(3))]), 1)
+
+
+def test_a_refused_step_changes_nothing():
+    params = parameters()
+    optimizer = Adam(params, **TWIN)
+    run(optimizer, 2)
+    set_grads(params, 5)
+    optimizer.state[params[1]]["exp_avg"] = torch.zeros(7, dtype=torch.float64)
+    before = copy.deepcopy((params, optimizer.state_dict()))
+    for spoil, words in ((lambda: None, "state v of parameter 1"), (lambda: optimizer.add_param_group(GROUP), "'lr'")):
+        with pytest.raises(ValueError, match=words):
+            spoil() or optimizer.step()
+        assert_equal(params, before[0])
+        for key, state in before[1]["state"].items():
+            now = optimizer.state_dict()["state"][key]
+            assert all(torch.equal(now[name], state[name]) for name in state)
+        assert optimizer.state_dict()["param_groups"] == before[1]["param_groups"]
+
+
+GROUP = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": -1.0}
+
+
+compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a C++ compiler here"
+)
+
+
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=compiler)])
+def test_autograd_notices_the_step(fused):
+    p = torch.nn.Parameter(torch.ones(3))
+    loss = (p**2).sum()
+    p.grad = torch.ones(3)
+    Adam([p], fused=fused).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_grad_scaler_skips_the_steps_that_overflow():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer, scaler = Yogi([p], lr=0.1), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for factor in (1.0, float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((p * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert optimizer.state[p]["step"] == 2
+    expected = oracle.trajectory("yogi", np.ones(2), np.ones((2, 2)), 0.1)[0, -1]
+    np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-6)
+    assert scaler.get_scale() == 2.0**9
+
+
+def test_training_under_autocast():
+    torch.manual_seed(0)
+    X = torch.randn(64, 5)
+    y = X @ torch.arange(5.0)[:, None]
+    net = torch.nn.Linear(5, 1)
+    optimizer = Yogi(net.parameters(), lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = ((net(X) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+@compiler
+@pytest.mark.parametrize("cls", [Adam, Yogi])
+def test_the_compiled_step_is_the_eager_one(cls):
+    """`torch.compile` on the processor, as it is used for a GPU by itself."""
+    for dtype, options in (
+        (torch.float32, {}),
+        (torch.float32, {"weight_decay": 0.1, "maximize": True}),
+        (torch.bfloat16, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ):
+        compiled, eager = (cls(parameters(dtype), lr=0.05, fused=fused, **options) for fused in (True, False))
+        ours, others = run(compiled, 10), run(eager, 10)
+        assert_equal(ours, others, 1e-6 if dtype == torch.float32 else 1e-2)
+        for p, other in zip(ours, others, strict=True):
+            torch.testing.assert_close(compiled.state[p]["exp_avg_sq"], eager.state[other]["exp_avg_sq"])
+            assert compiled.state[p]["exp_avg_sq"].dtype == torch.float32
+
+
+def test_where_nothing_can_be_compiled_a_gpu_s_step_is_eager(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    tab._compiles.cache_clear()
+    with pytest.warns(UserWarning, match=r"torch.compile fails for cpu \(no compiler\); the steps are not fused"):
+        assert not tab._compiles("cpu")
+    tab._compiles.cache_clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_the_step_is_compiled():
+    params = [torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()]
+    ours = run(Yogi(params, lr=0.05), 10)
+    others = run(Yogi([torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()], lr=0.05, fused=False), 10)
+    assert tab._compiled.cache_info().currsize
+    assert_equal(ours, others, 1e-6)
