@@ -1,7 +1,8 @@
 """The interpreter behind every tab: a rule of the spec, bound to one framework's arrays.
 
-A tab is a module of this package with these names. `bind` and `publish` use all of them but the last two,
-which are for `d2l_adam.train`; `publish` adds `init_adam_states`, the rules and `d2l`:
+A tab is a module of this package with these names. `bind` and `publish` use all of them but the last four:
+`save` and `load` need `asnumpy`, `fill` and, for native optimizers, `carried`; `d2l_adam.train` needs
+`regression`. `publish` adds `init_adam_states`, the rules, `save`, `load` and `d2l`:
 
 | name | what it is |
 |---|---|
@@ -15,6 +16,8 @@ which are for `d2l_adam.train`; `publish` adds `init_adam_states`, the rules and
 | `zeros(shape, dtype)` | a state: zeros of that dtype (a name, or None for the framework's default) |
 | `step(rule)` | `bind`, in d2l's calling convention for this framework |
 | `asnumpy(x)` | a copy of `x` as a `numpy.ndarray` |
+| `fill(arrays, values)` | as `write`, from `numpy.ndarray`s |
+| `carried(params, optimizer)` | what of a native optimizer goes into a file: a `checkpoint.Carried` |
 | `regression(w, b)` | the chapter's model: its parameters, `loss(X, y)` and `gradients(X, y)` |
 """
 
@@ -23,7 +26,7 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from d2l_adam import checks, imports, spec
+from d2l_adam import checkpoint, checks, imports, spec
 
 
 def kernel(tab: ModuleType, rule: FunctionType) -> Callable[..., tuple[Any, Any, Any]]:
@@ -75,16 +78,17 @@ def publish(tab: ModuleType) -> None:
         checks.feature_dim(tab, feature_dim, dtype)
         return tuple((tab.zeros(shape, dtype), tab.zeros(shape, dtype)) for shape in ((feature_dim, 1), (1,)))
 
-    functions = {"init_adam_states": init_adam_states}
+    functions: dict[str, Any] = {"init_adam_states": init_adam_states}
     for name, rule in spec.RULES.items():
         functions[name] = step = tab.step(rule)
         step.__doc__ = _document(step.__doc__, _STEP, rule)
+    functions |= {"save": _with_tab(tab, checkpoint.save), "load": _with_tab(tab, checkpoint.load)}
     for name, function in functions.items():
         function.__module__, function.__name__, function.__qualname__ = tab.__name__, name, name
     vars(tab).update(functions, __getattr__=lambda name: _late(tab, name))
 
 
-def native(tab: ModuleType, rule: FunctionType, arguments: str) -> Callable[[Any], Any]:
+def native(tab: ModuleType, rule: Any, arguments: str) -> Callable[[Any], Any]:
     """Make a class of a framework's own optimizers one of `rule`: its `kernel`, its `constants`, its docstring.
 
     `arguments` is how that framework documents them, with `{lr}` and such for the defaults of the class.
@@ -107,6 +111,16 @@ def _document(*texts_and_rule):
 
 
 _NATIVE = "The rule, as it stands in `d2l_adam.spec`:"
+
+
+def _with_tab(tab, function) -> Any:
+    def with_tab(*args, **kwargs):
+        return function(tab, *args, **kwargs)
+
+    with_tab.__doc__ = function.__doc__
+    vars(with_tab)["__signature__"] = inspect.Signature(list(inspect.signature(function).parameters.values())[1:])
+    return with_tab
+
 
 _STEP = """
     `states` holds a pair `(v, s)` for each parameter, of its shape and dtype (float32 for a float16

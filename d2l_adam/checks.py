@@ -88,9 +88,16 @@ def number(tab, name, value, holds=None, cure=None):
     return x
 
 
+_NONE: Any = object()
+
+
 def arrays(tab, params, grads, states):
-    """A tuple `(p, g, v, s, half)` for each parameter, `half` if it is to be computed in float32."""
-    params, grads, states = listed(tab, "params", params), listed(tab, "grads", grads), listed(tab, "states", states)
+    """A tuple `(p, g, v, s, half)` for each parameter, `half` if it is to be computed in float32.
+
+    `grads` is None where gradients have no part.
+    """
+    params, states = listed(tab, "params", params), listed(tab, "states", states)
+    grads = [_NONE] * len(params) if grads is None else listed(tab, "grads", grads)
     if not len(params) == len(grads) == len(states):
         raise ValueError(
             f"{tab.NAME}: {len(params)} parameters, {len(grads)} gradients, {len(states)} states; "
@@ -155,13 +162,15 @@ def _is_half(tab, i, p, g, v, s):
             raise ValueError(f"{tab.NAME}: {name}parameter {i} cannot be written in place; give a copy of this view")
     if g is None:
         raise ValueError(f"{tab.NAME}: gradient of parameter {i} is None; compute it, from a loss that depends on it")
-    if not isinstance(g, tab.GRADIENT):
+    if g is not _NONE and not isinstance(g, tab.GRADIENT):
         raise TypeError(f"{tab.NAME}: gradient of parameter {i} is {_type(g)}; this tab takes {_types(tab.GRADIENT)}")
     shape, dtype, device = tab.kind(p)
     if dtype not in HALF + FULL:
         raise TypeError(f"{tab.NAME}: parameter {i} is {dtype}; convert it to one of {', '.join(HALF + FULL)}")
     full = "float32" if dtype in HALF else dtype
     for name, x, dtypes in (("gradient", g, (full, dtype)), ("state v", v, (full,)), ("state s", s, (full,))):
+        if x is _NONE:
+            continue
         name = f"{tab.NAME}: {name} of parameter {i}"
         its_shape, its_dtype, its_device = tab.kind(x)
         if its_shape != shape:

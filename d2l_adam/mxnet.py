@@ -8,7 +8,7 @@ import sys
 
 import numpy
 
-from d2l_adam import binding, checks, imports, spec
+from d2l_adam import binding, checkpoint, checks, imports, spec
 
 with (
     imports.framework(
@@ -40,6 +40,11 @@ def writable(x):
 def write(arrays, values):
     for x, value in zip(arrays, values, strict=True):
         value.copyto(x)
+
+
+def fill(arrays, values):
+    with autograd.pause():
+        write(arrays, [mxnet.np.array(value, dtype=value.dtype) for value in values])
 
 
 def float32(x):
@@ -128,6 +133,7 @@ class Adam(mxnet.optimizer.Optimizer):
     """
 
     default_learning_rate = 1e-3
+    num_update: int  # of the base class
 
     def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-6, **options):
         if learning_rate is None and options.get("lr_scheduler") is None:
@@ -145,7 +151,7 @@ class Adam(mxnet.optimizer.Optimizer):
             )
         dtype = numpy.dtype(weight.dtype).name
         dtype = "float32" if dtype in checks.HALF else dtype
-        zeros = (mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.context) for _ in "vs")
+        zeros = (mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.ctx) for _ in "vs")
         return tuple(x.as_nd_ndarray() for x in zeros)  # of the kind that updaters move and save
 
     def create_state_multi_precision(self, index, weight):
@@ -158,7 +164,7 @@ class Adam(mxnet.optimizer.Optimizer):
         if grad.stype != "default":
             grad = grad.tostype("default")
         # A key-value store may sum the gradients elsewhere, in pinned memory for one.
-        weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray().as_in_ctx(weight.context)
+        weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray().as_in_ctx(weight.ctx)
         ((p, g, v, s, half),) = checks.arrays(_THIS, [weight], [grad], [tuple(x.as_np_ndarray() for x in state)])
         num_update = self.num_update
         self._update_count(index)  # the scheduler is asked for the rate of the step to be made
@@ -200,6 +206,51 @@ class Yogi(Adam):
 
     def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-3, **options):
         super().__init__(learning_rate, beta1, beta2, epsilon, **options)
+
+
+def carried(params, trainer):
+    """Return what the parameters `params` of a Gluon `Trainer` with an `Adam` or `Yogi` carry elsewhere."""
+    optimizer = trainer.optimizer if isinstance(trainer, mxnet.gluon.Trainer) else None
+    if not isinstance(optimizer, Adam):
+        raise TypeError(f'mxnet: the optimizer is {type(trainer)}; give a gluon.Trainer made with "d2l_adam" or "yogi"')
+    if optimizer.multi_precision:
+        raise ValueError("mxnet: the file has no place for the copies of multi_precision; use trainer.save_states")
+    if not trainer._kv_initialized:
+        trainer._init_kvstore()
+    if trainer._update_on_kvstore:
+        raise ValueError("mxnet: the key-value store holds the averages; make the Trainer with update_on_kvstore=False")
+    numbers = {p.name: i for i, p in enumerate(trainer._params)}
+    for i, p in enumerate(params):
+        if p.name not in numbers:
+            raise ValueError(
+                f"mxnet: parameter {i}, {p.name}, is none of the Trainer's; give those that it was made for"
+            )
+    indices = [numbers[p.name] for p in params]
+    arrays = [[x.as_np_ndarray() for x in p.list_data()] for p in params]
+
+    def averages():
+        states = [[updater.states.get(i) for updater in trainer._updaters] for i in indices]
+        for row, i, copies in zip(states, indices, arrays, strict=True):
+            for d, (updater, x) in enumerate(zip(trainer._updaters, copies, strict=True)):
+                if row[d] is None:
+                    row[d] = updater.states[i] = optimizer.create_state(i, x)
+                    updater.states_synced[i] = True
+        return [[tuple(x.as_np_ndarray() for x in pair) for pair in row] for row in states]
+
+    def set_steps(steps):
+        for x in arrays[0] if arrays else []:
+            optimizer._all_index_update_counts.setdefault(x.ctx.device_id, {}).update(zip(indices, steps, strict=True))
+        optimizer.num_update = max(steps, default=optimizer.num_update)
+
+    return checkpoint.Carried(
+        params=arrays,
+        averages=averages,
+        steps=[optimizer._index_update_count.get(i, optimizer.begin_num_update) for i in indices],
+        set_steps=set_steps,
+        rule=optimizer.rule.__name__,
+        constants={"beta1": optimizer.beta1, "beta2": optimizer.beta2, "eps": optimizer.epsilon},
+        one_clock=False,
+    )
 
 
 mxnet.optimizer.Optimizer.opt_registry["d2l_adam"] = Adam  # "adam" remains MXNet's own

@@ -25,6 +25,9 @@ def write(arrays, values):
         x[...] = value
 
 
+fill = write
+
+
 def float32(x):
     return x.astype("float32")
 

@@ -1,8 +1,9 @@
 """The parity protocol: the chapter's training run, the same rows in the same order in every tab."""
 
 import importlib
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral
@@ -44,6 +45,8 @@ def train(
     num_epochs: int = 2,
     seed: int = 0,
     dtype: str = "float32",
+    save_to: str | os.PathLike | None = None,
+    load_from: str | os.PathLike | None = None,
 ) -> History:
     """Train the chapter's linear regression on the airfoil data, deterministically.
 
@@ -55,6 +58,9 @@ def train(
     `dtype` "float32" or "float64"; `numpy` in float64 is the reference. In the result, `epochs` and
     `losses` are the curve, `seconds_per_epoch` leaves out the time to record it, and `params` are
     the final weights (5, 1) and bias (1,).
+
+    `save_to` names a file for where the run ends, `load_from` one to go on from, which any tab has made:
+    with the same settings and a larger `num_epochs`, the curve goes on as if nothing had come between.
 
     >>> history = train(tab="numpy", dtype="float64")
     >>> print(f"{history.losses[-1]:.3f} after {history.epochs[-1]:.0f} epochs")
@@ -70,26 +76,49 @@ def train(
     for name, value, least in (("batch_size", batch_size, 1), ("num_epochs", num_epochs, 1), ("seed", seed, 0)):
         if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
-    features, labels = (x.astype(dtype) for x in data.airfoil())
-    num_rows, feature_dim = features.shape
-    rng = numpy.random.default_rng(seed)
-    weights = rng.normal(scale=0.01, size=(feature_dim, 1)).astype(dtype)
-    params, loss, gradients = module.regression(weights, numpy.zeros(1, dtype))
-    step, states = module.step(rule), module.init_adam_states(feature_dim, dtype)
+    features, labels, weights, bias = start(seed, dtype)
+    params, loss, gradients = module.regression(weights, bias)
+    step, states = module.step(rule), module.init_adam_states(len(weights), dtype)
     hyperparams = {"lr": lr, "t": 1}
-    epochs, losses, seen, seconds = [], [], 0, 0.0
+    known = rule.__name__ if rule in spec.RULES.values() else None
+    if load_from is not None:
+        module.load(load_from, params, states, hyperparams, rule=known)
+    epochs, losses, seconds = [], [], 0.0
+    schedule = list(batches(seed, batch_size, num_epochs))
+    todo = schedule[int(hyperparams["t"]) - 1 :]
+    for rows, epoch in todo:
+        began = time.perf_counter()
+        step(params, *gradients(features[rows], labels[rows]), states, hyperparams)
+        seconds += time.perf_counter() - began
+        if epoch:
+            epochs.append(epoch)
+            losses.append(float(module.asnumpy(loss(features, labels))))
+    if save_to is not None:
+        module.save(save_to, params, states, hyperparams, rule=known)
+    seconds_per_epoch = seconds / max(len(todo), 1) * len(schedule) / num_epochs
+    return History(epochs, losses, seconds_per_epoch, [module.asnumpy(p) for p in params])
+
+
+def start(seed: int = 0, dtype: str = "float32"):
+    """Return the features (1500, 5), the labels (1500, 1), and the first weights (5, 1) and bias (1,)."""
+    features, labels = (x.astype(dtype) for x in data.airfoil())
+    weights = numpy.random.default_rng(seed).normal(scale=0.01, size=(features.shape[1], 1))
+    return features, labels, weights.astype(dtype), numpy.zeros(1, dtype)
+
+
+def batches(seed: int = 0, batch_size: int = 10, num_epochs: int = 2) -> Iterator[tuple[numpy.ndarray, float | None]]:
+    """Yield the rows of each batch, and the epochs seen after it if the loss is recorded there (else None)."""
+    features, _ = data.airfoil()
+    num_rows = len(features)
+    rng = numpy.random.default_rng(seed)
+    rng.normal(size=features.shape[1])  # the weights of `start`
+    seen = 0
     for _ in range(num_epochs):
         order = rng.permutation(num_rows)
-        for start in range(0, num_rows, batch_size):
-            rows = order[start : start + batch_size]
-            began = time.perf_counter()
-            step(params, *gradients(features[rows], labels[rows]), states, hyperparams)
-            seconds += time.perf_counter() - began
+        for first in range(0, num_rows, batch_size):
+            rows = order[first : first + batch_size]
             before, seen = seen, seen + len(rows)
-            if seen // 200 > before // 200:
-                epochs.append(seen / num_rows)
-                losses.append(float(module.asnumpy(loss(features, labels))))
-    return History(epochs, losses, seconds / num_epochs, [module.asnumpy(p) for p in params])
+            yield rows, seen / num_rows if seen // 200 > before // 200 else None
 
 
 def installed() -> tuple[str, ...]:

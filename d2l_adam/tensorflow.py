@@ -3,7 +3,7 @@
 import operator
 import sys
 
-from d2l_adam import binding, checks, imports, spec
+from d2l_adam import binding, checkpoint, checks, imports, spec
 
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
@@ -28,6 +28,9 @@ def writable(x):
 def write(arrays, values):
     for x, value in zip(arrays, values, strict=True):
         x.assign(tf.cast(value, x.dtype), read_value=False)
+
+
+fill = write
 
 
 def float32(x):
@@ -183,6 +186,15 @@ class Adam(keras.optimizers.Optimizer):
                 name=f"{getattr(variable, 'path', variable.name).replace('/', '_').replace(':', '_')}_{name}",
             )
 
+    def averages(self, variable):
+        """Return the averages `(v, s)` of a variable that the optimizer was built for."""
+        try:
+            return self._averages[self._get_variable_index(variable)]
+        except KeyError:
+            raise ValueError(
+                f"tensorflow: {variable.name} is none of the variables that the optimizer was built for; give those"
+            ) from None
+
     def apply(self, grads, trainable_variables=None):
         """Make one step: check the gradients, make them dense, and go the way of every Keras optimizer."""
         grads = list(grads)
@@ -198,7 +210,7 @@ class Adam(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         """Make the step of one variable; called by `apply`."""
-        v, s = (x.value for x in self._averages[self._get_variable_index(variable)])
+        v, s = (x.value for x in self.averages(variable))
         p, g = tf.cast(variable, v.dtype), tf.cast(gradient, v.dtype)
         numbers = {"beta1": self.beta_1, "beta2": self.beta_2, "eps": self.epsilon}
         numbers |= {"t": _Number.of(self.iterations + 1), "lr": _Number.of(learning_rate)}
@@ -220,6 +232,33 @@ class Yogi(Adam):
 
     def __init__(self, learning_rate=1e-2, beta_1=0.9, beta_2=0.999, epsilon=1e-3, **options):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
+
+
+def carried(params, optimizer):
+    """Return what the variables `params` of an `Adam` or `Yogi` carry elsewhere."""
+    if not isinstance(optimizer, Adam):
+        raise TypeError(
+            f"tensorflow: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.tensorflow"
+        )
+    params = [p.value if isinstance(p, keras.Variable) else p for p in params]
+
+    def averages():
+        optimizer.build(params)
+        return [[tuple(x.value for x in optimizer.averages(p))] for p in params]
+
+    def set_steps(steps):
+        if steps:
+            optimizer._iterations.assign(steps[0] * (optimizer.gradient_accumulation_steps or 1))
+
+    return checkpoint.Carried(
+        params=[[p] for p in params],
+        averages=averages,
+        steps=[int(optimizer.iterations)] * len(params),
+        set_steps=set_steps,
+        rule=optimizer.rule.__name__,
+        constants={"beta1": optimizer.beta_1, "beta2": optimizer.beta_2, "eps": optimizer.epsilon},
+        one_clock=True,
+    )
 
 
 class _Number:

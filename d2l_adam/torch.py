@@ -4,7 +4,7 @@ import functools
 import sys
 import warnings
 
-from d2l_adam import binding, checks, imports, spec
+from d2l_adam import binding, checkpoint, checks, imports, spec
 
 with imports.framework("torch", pip="torch"):
     import torch
@@ -31,6 +31,11 @@ def writable(x):
 def write(arrays, values):
     if arrays:
         torch._foreach_copy_(arrays, values)
+
+
+def fill(arrays, values):
+    with torch.no_grad():
+        write(arrays, [torch.tensor(value) for value in values])
 
 
 def asnumpy(x):
@@ -176,7 +181,8 @@ class Adam(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         jobs = [job for group in self.param_groups for job in self._jobs(group)]
-        arrays, values = [], []
+        arrays: list[torch.Tensor] = []
+        values: list[torch.Tensor] = []
         for _, _, row, constants, fused in jobs:
             if not fused:
                 arrays += row[0], row[2], row[3]
@@ -204,10 +210,7 @@ class Adam(torch.optim.Optimizer):
 
     def _constants(self, group, t):
         """What the rule is given beside the arrays, and what is done around it: `(numbers, maximize, l2, decay)`."""
-        beta1, beta2 = group["betas"]
-        numbers = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
-        numbers = {name: x.item() if isinstance(x, torch.Tensor) else x for name, x in numbers.items()}
-        numbers = checks.numbers(_THIS, self.constants, numbers | {"t": t})
+        numbers = checks.numbers(_THIS, self.constants, {"lr": _number(group["lr"]), "t": t, **_averaging(group)})
         weight_decay = checks.number(_THIS, "weight_decay", group["weight_decay"])
         l2 = decay = None
         if weight_decay and group["decoupled_weight_decay"]:
@@ -233,6 +236,45 @@ class Yogi(Adam):
 
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0, **options):
         super().__init__(params, lr, betas, eps, weight_decay, **options)
+
+
+def _averaging(group):
+    """The constants of a group's averages."""
+    beta1, beta2 = group["betas"]
+    return {"beta1": _number(beta1), "beta2": _number(beta2), "eps": _number(group["eps"])}
+
+
+def _number(x):
+    return x.item() if isinstance(x, torch.Tensor) else x
+
+
+def carried(params, optimizer):
+    """Return what the parameters `params` of an `Adam` or `Yogi` carry elsewhere."""
+    if not isinstance(optimizer, Adam):
+        raise TypeError(f"pytorch: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.torch")
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    for i, p in enumerate(params):
+        if p not in groups:
+            raise ValueError(f"pytorch: parameter {i} is none of the optimizer's; give those that it was made for")
+    constants = [_averaging(groups[p]) for p in params]
+    if any(other != constants[0] for other in constants):
+        raise ValueError("pytorch: the groups differ in betas or eps; save each in a file of its own")
+    states = [optimizer.state.get(p) or _zero_state(p) for p in params]
+
+    def set_steps(steps):
+        for p, state, step in zip(params, states, steps, strict=True):
+            state["step"] = torch.tensor(float(step))
+            optimizer.state[p] = state
+
+    return checkpoint.Carried(
+        params=[[p] for p in params],
+        averages=lambda: [[(state["exp_avg"], state["exp_avg_sq"])] for state in states],
+        steps=[int(state["step"]) for state in states],
+        set_steps=set_steps,
+        rule=optimizer.rule.__name__,
+        constants=constants[0] if constants else {},
+        one_clock=False,
+    )
 
 
 def _updated(kernel, row, numbers, maximize, l2, decay):

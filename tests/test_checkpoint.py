@@ -1,0 +1,325 @@
+"""One file for all tabs: carried on elsewhere with the same curve, whole or refused."""
+
+import functools
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import oracle
+import pytest
+import safetensors.numpy
+from frameworks import HALVES, RULES, TABS, Native, Problem
+from test_errors import snapshot
+from test_optimizers import NATIVE
+
+import d2l_adam
+from d2l_adam import checkpoint, protocol
+
+# ---- the curve goes on ----------------------------------------------------------------------------
+
+
+@functools.cache
+def whole(tab, rule, dtype):
+    return d2l_adam.train(tab, rule, dtype=dtype).losses
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.product(TABS, TABS)])
+@pytest.mark.parametrize(("rule", "dtype"), [("adam", "float32"), ("yogi", "float32"), ("yogi", "float64")])
+def test_an_epoch_here_and_an_epoch_there_make_the_uninterrupted_curve(first, second, rule, dtype, tmp_path):
+    start = d2l_adam.train(first, rule, dtype=dtype, num_epochs=1, save_to=tmp_path / "run")
+    rest = d2l_adam.train(second, rule, dtype=dtype, num_epochs=2, load_from=tmp_path / "run")
+    reference = np.array(oracle.curve(rule))
+    assert len(start.losses) + len(rest.losses) == len(reference)
+    assert start.epochs + rest.epochs == d2l_adam.train("numpy", rule).epochs
+    assert np.abs(start.losses + rest.losses - reference).max() <= protocol.TOLERANCE[dtype]
+    if first == second:  # then to the last bit
+        assert start.losses + rest.losses == whole(first, rule, dtype)
+
+
+GRADS = [np.random.default_rng(1).normal(size=(10, *shape)) for shape in ((3, 2), (2,))]
+START = [np.ones((3, 2)), np.zeros(2)]
+
+
+def of_native(native, names=None):
+    """The first two arguments of `save` and `load`."""
+    params = native.params if names is None else dict(zip(names, native.params, strict=True))
+    return params, native.trainer if native.tab == "mxnet" else native.optimizer
+
+
+def run(native, first, last):
+    for i in range(first, last):
+        native.step([g[i] for g in GRADS])
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.product(NATIVE, NATIVE)])
+@pytest.mark.parametrize("rule", RULES)
+def test_native_optimizers_carry_on_from_one_another(first, second, rule, tmp_path):
+    native = Native(first, rule, START)
+    run(native, 0, 5)
+    native.module.save(tmp_path / "run", *of_native(native))
+    other = Native(second, rule, [p + 7 for p in START])
+    other.module.load(tmp_path / "run", *of_native(other))
+    run(other, 5, 10)
+    for start, grads, values in zip(START, GRADS, other.values(), strict=True):
+        np.testing.assert_allclose(values, oracle.trajectory(rule, start, grads, 0.01)[:, -1], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("tab", NATIVE)
+@pytest.mark.parametrize("rule", RULES)
+def test_functions_and_native_optimizers_carry_on_from_one_another(tab, rule, tmp_path):
+    native, problem = Native(tab, rule, START), Problem(tab, START)
+    run(native, 0, 4)
+    native.module.save(tmp_path / "run", *of_native(native))
+    problem.module.load(tmp_path / "run", problem.params, problem.states, problem.hyperparams, rule=rule)
+    assert problem.hyperparams["t"] == 5
+    problem.run(rule, [[g[i] for g in GRADS] for i in range(4, 7)])
+    problem.module.save(tmp_path / "run", problem.params, problem.states, problem.hyperparams)
+    other = Native(tab, rule, START)
+    other.module.load(tmp_path / "run", *of_native(other))
+    run(other, 7, 10)
+    for start, grads, values in zip(START, GRADS, other.values(), strict=True):
+        np.testing.assert_allclose(values, oracle.trajectory(rule, start, grads, 0.01)[:, -1], rtol=1e-12, atol=1e-14)
+
+
+def test_a_dense_layer_goes_from_keras_to_torch_and_gluon(tmp_path):
+    keras = Native("tensorflow", "yogi", START)
+    run(keras, 0, 5)
+    keras.module.save(tmp_path / "run", *of_native(keras, ["weight", "bias"]))
+    for tab in ("pytorch", "mxnet"):
+        other = Native(tab, "yogi", [START[1], START[0].T])  # in another order too
+        other.module.load(tmp_path / "run", *of_native(other, ["bias", "weight"]), axes={"weight": (1, 0)})
+        for i in range(5, 10):
+            other.step([GRADS[1][i], GRADS[0][i].T])
+        expected = oracle.trajectory("yogi", START[0], GRADS[0], 0.01)[:, -1].swapaxes(1, 2)
+        np.testing.assert_allclose(other.values()[1], expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("tab", "half"), HALVES)
+def test_half_precision_is_carried_exactly(tab, half, tmp_path):
+    problem, other = Problem(tab, [[1.0, -2.0]], half, lr=0.1), Problem("numpy", [[0.0, 0.0]], half, lr=0.1)
+    problem.run("yogi", [[[0.5, 0.25]]] * 3)
+    problem.module.save(tmp_path / "run", problem.params, problem.states, problem.hyperparams)
+    other.module.load(tmp_path / "run", other.params, other.states, other.hyperparams)
+    np.testing.assert_array_equal(other.values(), problem.values())
+
+
+def test_torch_s_parameters_keep_clocks_of_their_own(tmp_path):
+    from d2l_adam import torch as tab
+
+    native = Native("pytorch", "yogi", START)
+    run(native, 0, 3)
+    native.params[1].grad = None
+    native.optimizer.step()
+    tab.save(tmp_path / "run", *of_native(native))
+    other = Native("pytorch", "yogi", START)
+    tab.load(tmp_path / "run", *of_native(other))
+    assert [int(other.optimizer.state[p]["step"]) for p in other.params] == [4, 3]
+    gluon = Native("mxnet", "yogi", START)
+    gluon.module.load(tmp_path / "run", *of_native(gluon))
+    assert gluon.optimizer._index_update_count == {0: 4, 1: 3}
+    keras = Native("tensorflow", "yogi", START)
+    with pytest.raises(ValueError, match=r"the parameters have made \[4, 3\] steps, here one number counts for all"):
+        keras.module.load(tmp_path / "run", *of_native(keras))
+
+
+def test_constants_that_are_in_the_file_go_on(tmp_path):
+    problem = Problem("numpy", [[1.0]])
+    problem.hyperparams |= {"beta1": 0.5, "eps": 0.25}
+    problem.run("adam", [[[1.0]]] * 2)
+    problem.module.save(tmp_path / "run", problem.params, problem.states, problem.hyperparams)
+    hyperparams = {"lr": 0.3, "t": 1}
+    problem.module.load(tmp_path / "run", problem.params, problem.states, hyperparams)
+    assert hyperparams == {"lr": 0.3, "t": 3, "beta1": 0.5, "eps": 0.25}
+
+
+# ---- the file -------------------------------------------------------------------------------------
+
+
+def saved(path, **options):
+    problem = Problem("numpy", START, **options)
+    problem.run("yogi", [[g[0] for g in GRADS]])
+    params = dict(zip(("weight", "bias"), problem.params, strict=True))
+    problem.module.save(path, params, problem.states, problem.hyperparams, rule="yogi")
+    return problem
+
+
+def test_any_reader_of_safetensors_reads_it(tmp_path):
+    problem = saved(tmp_path / "run.safetensors")
+    arrays = safetensors.numpy.load_file(tmp_path / "run.safetensors")
+    for name, p, (v, s) in zip(("weight", "bias"), problem.params, problem.states, strict=True):
+        for key, x in (("param", p), ("v", v), ("s", s)):
+            np.testing.assert_array_equal(arrays.pop(f"{key}/{name}"), x)
+    assert not arrays
+    with safetensors.safe_open(tmp_path / "run.safetensors", "numpy") as file:
+        about = json.loads(file.metadata()["d2l_adam"])
+    assert (about["rule"], about["steps"], about["names"]) == ("yogi", [1, 1], ["weight", "bias"])
+
+
+def test_it_is_the_same_to_the_last_bit_whoever_saves_and_a_later_one_replaces_it(tmp_path):
+    saved(tmp_path / "a")
+    (tmp_path / "b").write_text("something else")
+    saved(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_link_remains_a_link(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "there")
+    saved(tmp_path / "run")
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "there").is_file()
+
+
+def test_names_may_be_anything(tmp_path):
+    names = ["0" * 64, '"sha256": "', "重み/v", ""]
+    problem = Problem("numpy", [[1.0]] * 4)
+    problem.run("yogi", [[[1.0]] * 4])
+    params = dict(zip(names, problem.params, strict=True))
+    problem.module.save(tmp_path / "run", params, problem.states, problem.hyperparams)
+    other = Problem("numpy", [[0.0]] * 4)
+    params = dict(zip(names, other.params, strict=True))
+    other.module.load(tmp_path / "run", params, other.states, other.hyperparams)
+    assert other.values() == problem.values()
+
+
+def refused(
+    path, words, error=ValueError, tab="pytorch", params=START, rule="yogi", dtype="float64", axes=None, **change
+):
+    problem = Problem(tab, params, dtype)
+    problem.hyperparams |= change
+    before = snapshot(problem)
+    names = ("weight", "bias", "third")[: len(params)]
+    with pytest.raises(error, match=words):
+        problem.module.load(
+            path,
+            dict(zip(names, problem.params, strict=True)),
+            problem.states,
+            problem.hyperparams,
+            rule=rule,
+            axes=axes,
+        )
+    assert snapshot(problem) == before
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_what_does_not_fit_is_refused_and_nothing_changes(tab, tmp_path):
+    saved(tmp_path / "run")
+    for options, words in (
+        (
+            {"params": START[:1]},
+            r"holds the parameters \['weight', 'bias'\], here are \['weight'\]; load into the same",
+        ),
+        ({"params": [*START, START[0]]}, "here are .*'third'"),
+        ({"params": [START[0].T, START[1]]}, r"weight is of shape \(3, 2\) in float64, here of \(2, 3\) in float64"),
+        ({"axes": {"weight": (1, 0)}}, r"weight is of shape \(2, 3\) in float64, here of \(3, 2\)"),
+        ({"axes": {"bias": (1, 0)}}, r"axes \(1, 0\) do not fit bias, of shape \(2,\) there"),
+        ({"dtype": "float32"}, "here of .* in float32; make them alike"),
+        ({"rule": "adam"}, "is of yogi, here is adam; continue with yogi"),
+        ({"beta2": 0.5}, "was made with beta2 0.999, here it is 0.5; continue with 0.999"),
+    ):
+        refused(tmp_path / "run", words, tab=tab, **options)
+
+
+def test_a_file_that_is_no_such_file_is_refused(tmp_path):
+    refused(tmp_path / "missing", "No such file", FileNotFoundError)
+    for content in (b"", b"x" * 100, b"\xff" * 8, safetensors.numpy.save({"a": np.ones(2)})):
+        (tmp_path / "run").write_bytes(content)
+        refused(tmp_path / "run", "is not a file that `save` of a tab wrote, or it is truncated")
+
+
+def test_a_later_version_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    saved(tmp_path / "run")
+    monkeypatch.undo()
+    refused(tmp_path / "run", "is of version 2, this d2l_adam reads 1; upgrade d2l_adam")
+
+
+def test_a_truncated_or_altered_file_is_refused_wherever_it_is(tmp_path):
+    saved(tmp_path / "run")
+    content = (tmp_path / "run").read_bytes()
+    rng = np.random.default_rng(0)
+    for length in rng.integers(0, len(content), 40):
+        (tmp_path / "run").write_bytes(content[:length])
+        refused(tmp_path / "run", "truncated|damaged", tab="numpy")
+    for place in [*range(16), *rng.integers(16, len(content), 200)]:
+        altered = bytearray(content)
+        altered[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / "run").write_bytes(altered)
+        refused(tmp_path / "run", "truncated|damaged|version", tab="numpy")
+    (tmp_path / "run").write_bytes(content + b"\0")
+    refused(tmp_path / "run", "damaged")
+
+
+@pytest.mark.parametrize("tab", NATIVE)
+def test_another_optimizer_is_refused(tab, tmp_path):
+    native = Native(tab, "adam", START)
+    with pytest.raises(TypeError, match=f"{tab}: the optimizer is .*; give a"):
+        native.module.save(tmp_path / "run", native.params, "adam")
+    with pytest.raises(ValueError, match=f"{tab}: .* is none of"):
+        native.module.save(tmp_path / "run", Native(tab, "adam", [START[0]] * 3).params[2:], of_native(native)[1])
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("tab", NATIVE)
+def test_a_native_optimizer_with_other_constants_is_refused(tab, tmp_path):
+    native = Native(tab, "yogi", START, betas=(0.5, 0.75))
+    run(native, 0, 2)
+    native.module.save(tmp_path / "run", *of_native(native))
+    for other, words in (
+        (Native(tab, "yogi", START), "was made with beta[12] 0.7?5, here it is 0.9"),
+        (Native(tab, "adam", START, betas=(0.5, 0.75)), "is of yogi, here is adam"),
+    ):
+        run(other, 0, 1)
+        before = str(other.values())
+        with pytest.raises(ValueError, match=words):
+            other.module.load(tmp_path / "run", *of_native(other))
+        assert str(other.values()) == before
+
+
+def test_a_folder_that_cannot_be_written_keeps_what_it_has(tmp_path):
+    with pytest.raises(OSError, match="missing"):
+        saved(tmp_path / "missing" / "run")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OSError, match="run"):
+        saved(tmp_path / "run")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+KILLED = """
+import numpy
+from d2l_adam import numpy as tab
+
+states, hyperparams = [(numpy.zeros(50_000), numpy.zeros(50_000))], {"lr": 0.1, "t": 1}
+for n in range(1, 1_000_000):
+    hyperparams["t"] = n + 1
+    tab.save("run", [numpy.full(50_000, float(n))], states, hyperparams)
+    print(n, flush=True)
+"""
+
+
+def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(tmp_path):
+    from d2l_adam import numpy as tab
+
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, cwd=tmp_path, text=True
+        ) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.03))
+            process.send_signal(signal.SIGKILL)
+            last = int((["1", *process.stdout.read().split()])[-1])
+        p, states, hyperparams = [np.zeros(50_000)], [(np.zeros(50_000), np.zeros(50_000))], {"lr": 0.1, "t": 1}
+        tab.load(tmp_path / "run", p, states, hyperparams)
+        assert (p[0] == hyperparams["t"] - 1).all()
+        assert hyperparams["t"] - 1 in (last, last + 1)
+
+
+def test_the_docstring_says_what_is_in_the_file():
+    assert re.findall(r"`(\w+)/NAME`", checkpoint.__doc__) == ["param", "v", "s"]
