@@ -1,7 +1,7 @@
 # Everything happens inside this folder: the environment in .venv, what the commands write in build.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-tests run lab html cells test bench lint format wheel clean distclean
+.PHONY: help setup setup-tests run distributed lab html cells test bench lint format wheel clean distclean
 
 python := .venv/bin/python
 ready := .venv/ready
@@ -21,7 +21,7 @@ export XDG_CACHE_HOME := $(CURDIR)/build/home/cache
 export XDG_CONFIG_HOME := $(CURDIR)/build/home/config
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(ready) ## Set up .venv (the other targets do so themselves)
 
@@ -29,6 +29,9 @@ run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute 
 	@$(python) -m d2l_adam run
 	@$(python) chapter_optimization/notebooks.py
 	@touch $(notebooks)
+
+distributed: $(ready) | build/tmp ## Train in two processes on each framework's own engine, and compare the curves
+	@$(python) chapter_optimization/distributed.py
 
 # Not a prerequisite: notebooks that are there stay as they are, with what their reader changed.
 lab: $(ready) | build/tmp ## Open the executed notebooks in JupyterLab

@@ -200,8 +200,8 @@ class Adam(torch.optim.Optimizer):
         """What the step has to do for a group, all of it checked: a tuple for each parameter that has a gradient."""
         params = [p for p in group["params"] if p.grad is not None]
         states = [self.state.get(p) or _zero_state(p) for p in params]
-        averages = [(_real(state["exp_avg"]), _real(state["exp_avg_sq"])) for state in states]
-        rows = checks.arrays(_THIS, [_real(p) for p in params], [_real(_gradient(p)) for p in params], averages)
+        averages = [(_plain(state["exp_avg"]), _plain(state["exp_avg_sq"])) for state in states]
+        rows = checks.arrays(_THIS, [_plain(p) for p in params], [_plain(_gradient(p)) for p in params], averages)
         constants = functools.cache(lambda t: self._constants(group, t))  # one t, if no parameter was ever left out
         return [
             (p, state, row, constants(int(state["step"]) + 1), _fusable(group, row))
@@ -336,8 +336,12 @@ def _zero_state(p):
     return {"step": torch.tensor(0.0)} | zeros
 
 
-def _real(x):
-    return torch.view_as_real(x.resolve_conj()) if isinstance(x, torch.Tensor) and x.is_complex() else x
+def _plain(x):
+    """Return `x` as real numbers of this process: complex ones as pairs, of a DTensor the part that is here."""
+    if isinstance(x, torch.Tensor):
+        x = x.to_local() if hasattr(x, "to_local") else x
+        x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    return x
 
 
 binding.publish(_THIS)

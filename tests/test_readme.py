@@ -22,7 +22,9 @@ from d2l_adam.render import render
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, RULE, FRAMEWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, TORCH, KERAS, GLUON, CARRY, RULE, FRAMEWORK = re.findall(
+    r"```python\n(.*?)```", README, re.DOTALL
+)
 
 
 def test_the_spec_shown_is_the_spec():
@@ -49,6 +51,30 @@ def test_the_chapter_s_calls_run(monkeypatch, tmp_path, capsys):
 def test_train_runs(capsys):
     exec(TRAIN, {})
     assert float(capsys.readouterr().out) == pytest.approx(oracle.curve("yogi")[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize("code", [TORCH, KERAS, GLUON], ids=["torch", "keras", "gluon"])
+def test_each_framework_has_its_own_optimizer(code):
+    namespace = {}
+    exec(code, namespace)
+    optimizer = namespace.get("optimizer") or (namespace.get("trainer") or namespace["model"]).optimizer
+    assert optimizer.rule is spec.yogi
+
+
+def test_what_is_carried_over_predicts_alike(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    train = """
+for _ in range(3):
+    optimizer.zero_grad()
+    (net(torch.ones(4, 5)) ** 2).sum().backward()
+    optimizer.step()
+"""
+    exec(CARRY.replace("...  # train", train), namespace)
+    X = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    there = namespace["net"](torch.from_numpy(X)).detach().numpy()
+    np.testing.assert_allclose(namespace["model"](X), there, rtol=1e-5)
+    assert int(namespace["optimizer"].iterations) == 3
 
 
 def test_a_rule_is_one_function():

@@ -1,0 +1,146 @@
+"""Train the chapter's run in two processes on each framework's own engine; it has to make the curve of one process.
+
+    python chapter_optimization/distributed.py
+    python chapter_optimization/distributed.py --tab pytorch --tab mxnet --rule yogi
+
+Exits with 1 if a curve is farther from the float64 reference than a single process may be, or if an engine fails.
+Everything runs on this machine's processor and its loopback interface.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import click
+import numpy
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import d2l_adam
+from d2l_adam import protocol, spec
+
+FOLDER = Path(__file__).parent
+PROCESSES = 2
+#: The engines of each tab, as its worker calls them.
+ENGINES = {"mxnet": ("server", "worker"), "pytorch": ("ddp", "zero", "fsdp"), "tensorflow": ("mirrored",)}
+
+out, err = Console(), Console(stderr=True)
+
+
+def commands(tab, engine, rule, curve, ports):
+    """Return the command of each process of an engine, and what its environment has besides, by name."""
+    worker = [str(FOLDER / f"distributed_{protocol.MODULE[tab]}.py"), "--engine", engine, "--rule", rule, str(curve)]
+    if tab == "pytorch":
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        return {"torchrun": ([sys.executable, *torchrun, "--nproc-per-node", str(PROCESSES), *worker], {})}
+    if tab == "tensorflow":
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(PROCESSES)]
+        more = {f"worker {i}": {"TF_CONFIG": json.dumps(task)} for i, task in enumerate(tasks)}
+    else:
+        store = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(ports[0]), "DMLC_INTERFACE": "lo"}
+        store |= {"DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": str(PROCESSES)}
+        names = ["scheduler", "server", *(f"worker {i}" for i in range(PROCESSES))]
+        more = {name: store | {"DMLC_ROLE": name.split()[0]} for name in names}
+    return {name: ([sys.executable, *worker], environment) for name, environment in more.items()}
+
+
+@contextlib.contextmanager
+def free_ports(number):
+    """Give that many free ports of the loopback interface, and keep other programs off them meanwhile."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            # The frameworks share addresses; another program does not get one that is bound, if it is not listening.
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            each.bind(("127.0.0.1", 0))
+        yield [each.getsockname()[1] for each in sockets]
+
+
+def execute(processes, folder, limit):
+    """Run processes side by side; RuntimeError with their last words if one fails or is late. None is left over."""
+    common = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+    def run(name, command, more):
+        with open(folder / name, "wb") as output:
+            done = subprocess.run(
+                command, env=os.environ | common | more, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        if done.returncode:
+            raise RuntimeError(f"{name} ended with {done.returncode}")
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        jobs = [pool.submit(run, name, *process) for name, process in processes.items()]
+        try:
+            done, late = wait(jobs, limit, FIRST_EXCEPTION)
+        finally:
+            while True:  # one may be starting at this moment
+                for process in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                if not wait(jobs, 0.2).not_done:
+                    break
+    errors = [str(job.exception()) for job in done if job.exception()] or ["not done in time, and killed"] * bool(late)
+    if errors:
+        words = [f"{name}: {line}" for name in processes for line in _lines(folder / name)[-15:]]
+        raise RuntimeError("\n".join([*errors, *words]))
+
+
+def _lines(file):
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+@click.command()
+@click.option("--tab", "tabs", multiple=True, type=click.Choice(list(ENGINES)), help="Repeatable; default: all here.")
+@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
+@click.option("--limit", default=120.0, show_default=True, help="Seconds that an engine may take.")
+def main(tabs, rules, limit):
+    """Train in two processes with each framework, and compare with the reference."""
+    tolerance = protocol.TOLERANCE["float32"]
+    table = Table("tab", "engine", "rule", title=f"{PROCESSES} processes; allowed distance {tolerance:.0e}")
+    for heading in ("largest distance", "s"):
+        table.add_column(heading, justify="right")
+    tabs = tabs or [tab for tab in ENGINES if tab in protocol.installed()]
+    jobs = [(tab, engine, rule) for tab in tabs for engine in ENGINES[tab] for rule in rules or spec.RULES]
+    failures = []
+    for tab, engine, rule in track(jobs, "training", console=err):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder, free_ports(PROCESSES) as ports:
+            curve = Path(folder) / "curve.json"
+            try:
+                execute(commands(tab, engine, rule, curve, ports), Path(folder), limit)
+                losses = json.loads(curve.read_text(encoding="utf-8"))
+                reference = d2l_adam.train("numpy", rule, dtype="float64").losses
+                distance = abs(numpy.subtract(losses, reference)).max()
+                holds, shown = distance <= tolerance, f"{distance:.1e}"
+                if not holds:
+                    failures.append(f"{tab} {engine} {rule}: another curve than one process makes")
+            except (RuntimeError, ValueError, OSError) as error:
+                holds, shown = False, "failed"
+                failures.append(f"{tab} {engine} {rule}: {error}")
+        table.add_row(tab, engine, rule, shown if holds else f"[red]{shown}", f"{time.perf_counter() - began:.1f}")
+    out.print(table)
+    for failure in failures:
+        err.print(failure, markup=False, soft_wrap=True)
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # then, too, no process is left
+    main()

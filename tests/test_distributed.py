@@ -1,0 +1,107 @@
+"""The chapter's run in two processes: the curve of one, on every engine; and what happens when a process fails."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import oracle
+import psutil
+import pytest
+
+from d2l_adam import protocol
+from distributed import ENGINES, execute
+from distributed_run import steps
+
+SCRIPT = Path(__file__).parents[1] / "chapter_optimization" / "distributed.py"
+MARK = "D2L_ADAM_TEST_OF_DISTRIBUTED"
+
+
+def left(mark):
+    """The processes that have `mark` in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            found += [process.pid] * (process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("tab", ENGINES)
+def test_two_processes_make_the_curve_of_one_on_every_engine(tab):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--tab", tab, "--rule", "yogi"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, MARK: tab},
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +([\d.]+) │", done.stdout)
+    assert [row[:3] for row in rows] == [(tab, engine, "yogi") for engine in ENGINES[tab]]
+    assert all(0 < float(row[3]) <= protocol.TOLERANCE["float32"] for row in rows)
+    assert not left(tab)
+
+
+def test_together_the_processes_have_the_batches_of_one():
+    whole = [rows for rows, _ in protocol.batches()]
+    features, labels, _, _ = protocol.start()
+    for rows, *parts in zip(whole, steps(0, 2), steps(1, 2), strict=True):
+        np.testing.assert_array_equal(np.concatenate([X for X, _, _ in parts]), features[rows])
+        np.testing.assert_array_equal(np.concatenate([y for _, y, _ in parts]), labels[rows])
+    assert sum(recorded for *_, recorded in steps(1, 5)) == len(oracle.curve("adam"))
+
+
+WAIT = "import time; print('waiting', flush=True); time.sleep(600)"
+
+
+def test_a_process_that_fails_ends_the_others_at_once(tmp_path):
+    code = "import sys; print('first'); sys.exit('the last words')"
+    commands = {
+        "worker 0": ([sys.executable, "-c", WAIT], {}),
+        "worker 1": ([sys.executable, "-c", code], {MARK: "fails"}),
+    }
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"(?s)worker 1 ended with 1\n.*worker 1: first\nworker 1: the last words"):
+        execute(commands, tmp_path, limit=60)
+    assert time.monotonic() - began < 30
+    assert not left("fails")
+
+
+def test_a_process_that_is_late_is_killed_with_its_children(tmp_path):
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAIT!r}])"
+    with pytest.raises(RuntimeError, match="not done in time, and killed"):
+        execute({"worker": ([sys.executable, "-c", child], {MARK: "late"})}, tmp_path, limit=2)
+    assert not left("late")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_when_the_command_is_ended_no_process_is_left(number):
+    command = [sys.executable, SCRIPT, "--tab", "mxnet"]
+    environment = {**os.environ, MARK: number.name}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        while len(left(number.name)) < 4 and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(30) != 0
+    assert not left(number.name)
+
+
+def test_a_curve_that_is_another_fails(tmp_path):
+    """With a copy of the scripts in which the second process sees other rows."""
+    folder = tmp_path / "chapter_optimization"
+    folder.mkdir()
+    for file in SCRIPT.parent.glob("distributed*.py"):
+        text = file.read_text()
+        (folder / file.name).write_text(
+            text.replace("numpy.split(rows, processes)[rank]", "rows[: len(rows) // processes]")
+        )
+    command = [sys.executable, folder / SCRIPT.name, "--tab", "tensorflow", "--rule", "adam"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "tensorflow mirrored adam: another curve than one process makes" in done.stderr
