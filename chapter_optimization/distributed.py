@@ -41,7 +41,8 @@ def commands(tab, engine, rule, curve, ports):
     """Return the command of each process of an engine, and what its environment has besides, by name."""
     worker = [str(FOLDER / f"distributed_{protocol.MODULE[tab]}.py"), "--engine", engine, "--rule", rule, str(curve)]
     if tab == "pytorch":
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        torchrun = ["-P", "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        # -P, as a torch.py in the current folder would be taken for PyTorch.
         return {"torchrun": ([sys.executable, *torchrun, "--nproc-per-node", str(PROCESSES), *worker], {})}
     if tab == "tensorflow":
         cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}

@@ -6,24 +6,20 @@ together. `--engine` says where the optimizer is:
 - `server`: the server has the optimizer and the state; the workers push gradients and pull parameters.
 - `worker`: every worker has them; it pushes its gradient and pulls the sum.
 
-By hand, with the tracker that comes with MXNet:
+By hand:
 
-    python -m dmlc_tracker.submit --cluster local --num-workers 2 --num-servers 1 --host-ip 127.0.0.1 \
-        python chapter_optimization/distributed_mxnet.py --engine worker curve.json
+    export DMLC_PS_ROOT_URI=127.0.0.1 DMLC_PS_ROOT_PORT=4000 DMLC_NUM_SERVER=1 DMLC_NUM_WORKER=2
+    for role in scheduler server worker worker; do
+        DMLC_ROLE=$role python chapter_optimization/distributed_mxnet.py --engine worker curve.json &
+    done; wait
 """
 
 import os
 import traceback
 
-# While it is being imported, MXNet looks for its role, and a server would serve inside of that import: with MXNet half
-# there, it could not unpickle an optimizer of ours. So it sees its role only afterwards.
-role = os.environ.pop("DMLC_ROLE")
-
-from d2l_adam import protocol  # noqa: E402
-from d2l_adam.mxnet import mxnet  # noqa: E402  with its optimizers registered
-from distributed_run import BATCH_SIZE, LR, options, steps, write  # noqa: E402
-
-os.environ["DMLC_ROLE"] = role
+from d2l_adam import protocol
+from d2l_adam.mxnet import mxnet  # in the server and in the scheduler, this import returns when all is done
+from distributed_run import BATCH_SIZE, LR, options, steps, write
 
 autograd, gluon, kvstore, np = mxnet.autograd, mxnet.gluon, mxnet.kvstore, mxnet.np
 
@@ -63,11 +59,8 @@ def main():
 
 
 if __name__ == "__main__":
-    if role == "worker":
-        try:
-            main()
-        except Exception:
-            traceback.print_exc()
-            os._exit(1)  # at an ordinary exit MXNet would wait for the other workers, which wait for this one
-    else:  # the server or the scheduler, until the workers are done
-        kvstore.KVStoreServer(kvstore.create("dist_sync")).run()
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # at an ordinary exit MXNet would wait for the other workers, which wait for this one

@@ -8,6 +8,7 @@ they are being imported and taken away after: no installed file is touched, and 
 import contextlib
 import importlib
 import math
+import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -61,6 +62,17 @@ def numpy_for_mxnet() -> Iterator[None]:
         yield
     finally:
         names.__getattr__ = own
+
+
+@contextlib.contextmanager
+def hidden(variable: str) -> Iterator[str | None]:
+    """Take a variable out of the environment for a while; what it was is given."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield value
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 #: What there is of d2l 1.0.3, the last; asked of the list, as d2l itself may not be installed.

@@ -17,6 +17,7 @@ with (
         apt="it needs two system libraries; on Debian and Ubuntu: apt-get install libgomp1 libquadmath0",
     ),
     imports.numpy_for_mxnet(),
+    imports.hidden("DMLC_ROLE") as role,  # a server would start to serve before the optimizers below are there
 ):
     import mxnet
     from mxnet import autograd, npx
@@ -256,3 +257,7 @@ def carried(params, trainer):
 mxnet.optimizer.Optimizer.opt_registry["d2l_adam"] = Adam  # "adam" remains MXNet's own
 
 binding.publish(_THIS)
+
+if role in ("server", "scheduler"):  # until the workers are done; then, as after `import mxnet`, there is no more to do
+    mxnet.kvstore.KVStoreServer(mxnet.kvstore.create("dist")).run()
+    sys.exit()
