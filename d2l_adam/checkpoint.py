@@ -53,14 +53,15 @@ def of_functions(tab, params, states, hyperparams, rule) -> Carried:
         raise TypeError(f"{tab.NAME}: give the hyperparams of the step too, with its t: {{'lr': 0.01, 't': 1}}")
     if rule is not None and rule not in spec.RULES:
         raise ValueError(f"{tab.NAME}: unknown rule {rule!r}; known: {', '.join(spec.RULES)}")
-    constants = {name: value for name, value in hyperparams.items() if name not in ("lr", "t")}
+    numbers = {name: checks.number(tab, name, value) for name, value in hyperparams.items()}
+    constants = {name: value for name, value in numbers.items() if name not in ("lr", "t")}
     if rule is not None:
         known = inspect.signature(spec.RULES[rule]).parameters
         constants = {name: known[name].default for name in ("beta1", "beta2", "eps")} | constants
     return Carried(
         params=[[p] for p in params],
         averages=lambda: [[tuple(pair)] for pair in states],
-        steps=[hyperparams["t"] - 1] * len(params),
+        steps=[int(numbers["t"]) - 1] * len(params),
         set_steps=lambda steps: hyperparams.update(t=steps[0] + 1) if steps else None,
         rule=rule,
         constants=constants,
@@ -119,12 +120,12 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
             values.append([x if turn is None else x.transpose(turn) for x in row])
         except ValueError:
             raise ValueError(f"{where}: axes {turn} do not fit {name}, of shape {row[0].shape} there") from None
-        there, here = (values[-1][0].shape, about["dtypes"][i]), (tuple(p.shape), tab.kind(p)[1])
-        if there != here:
-            raise ValueError(
-                f"{where}: {name} is of shape {there[0]} in {there[1]}, here of {here[0]} in {here[1]}; "
-                "make them alike, or give `axes` to exchange axes"
-            )
+        here = f"shape {tuple(p.shape)} in {tab.kind(p)[1]}"
+        for x in values[-1]:
+            if (there := f"shape {x.shape} in {about['dtypes'][i]}") != here:
+                raise ValueError(
+                    f"{where}: {name} is of {there}, here of {here}; make them alike, or give `axes` to exchange axes"
+                )
     if about["rule"] and carried.rule and about["rule"] != carried.rule:
         raise ValueError(f"{where} is of {about['rule']}, here is {carried.rule}; continue with {about['rule']}")
     for name in about["constants"].keys() & carried.constants.keys():
@@ -141,7 +142,7 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
         for x, pair in zip(copies, pairs, strict=True):
             tab.fill([x, *pair], [p, v, s])
     carried.set_steps(steps)
-    if isinstance(hyperparams, dict):
+    if hyperparams is not None:
         hyperparams |= about["constants"]
 
 
@@ -155,10 +156,12 @@ def _carried(tab, params, states, hyperparams, rule):
     if isinstance(states, (list, tuple)):
         checks.arrays(tab, params, None, states)
         carried = of_functions(tab, params, states, hyperparams, rule)
-    elif hasattr(tab, "carried"):
-        carried = tab.carried(params, states)
-    else:
+    elif not hasattr(tab, "carried"):
         raise TypeError(f"{tab.NAME}: states is {type(states)}; give a list, with a pair (v, s) for each parameter")
+    elif hyperparams is not None or rule is not None:
+        raise TypeError(f"{tab.NAME}: give no hyperparams and no rule with an optimizer; it has its own")
+    else:
+        carried = tab.carried(params, states)
     for name, (p, *_) in zip(names, carried.params, strict=True):
         if tab.kind(p)[1] not in checks.HALF + checks.FULL:
             raise TypeError(f"{tab.NAME}: {name} is {tab.kind(p)[1]}; the file holds real parameters only")
@@ -171,7 +174,7 @@ def _read(file):
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         about = json.loads(header["__metadata__"]["d2l_adam"])
-        digest, version = about["sha256"], about["version"]
+        digest, version = str(about["sha256"]), about["version"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is not a file that `save` of a tab wrote, or it is truncated") from None
     if version != VERSION:

@@ -144,6 +144,10 @@ class Adam(mxnet.optimizer.Optimizer):
         super().__init__(learning_rate=learning_rate, **options)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
+    def averaging(self):
+        """Return the constants of the rule but the learning rate."""
+        return {"beta1": float(self.beta1), "beta2": float(self.beta2), "eps": float(self.epsilon)}
+
     def create_state(self, index, weight):
         """Return the averages of a weight, zeros: a pair of arrays of its shape."""
         if weight.stype != "default":
@@ -170,8 +174,7 @@ class Adam(mxnet.optimizer.Optimizer):
         num_update = self.num_update
         self._update_count(index)  # the scheduler is asked for the rate of the step to be made
         try:
-            numbers = {"lr": self._get_lr(index), "t": self._index_update_count[index]}
-            numbers |= {"beta1": self.beta1, "beta2": self.beta2, "eps": self.epsilon}
+            numbers = self.averaging() | {"lr": self._get_lr(index), "t": self._index_update_count[index]}
             numbers = checks.numbers(_THIS, self.constants, numbers)
         except (TypeError, ValueError):
             self._index_update_count[index] -= 1
@@ -180,7 +183,9 @@ class Adam(mxnet.optimizer.Optimizer):
         with autograd.pause():
             if half:
                 p, g = float32(p), float32(g)
-            g = self.rescale_grad * g + self._get_wd(index) * p
+            g = self.rescale_grad * g
+            if wd := self._get_wd(index):
+                g = g + wd * p
             if self.clip_gradient:
                 g = mxnet.np.clip(g, -self.clip_gradient, self.clip_gradient)
             write((weight, v, s), self.kernel(p, g, v, s, **numbers))
@@ -249,7 +254,7 @@ def carried(params, trainer):
         steps=[optimizer._index_update_count.get(i, optimizer.begin_num_update) for i in indices],
         set_steps=set_steps,
         rule=optimizer.rule.__name__,
-        constants={"beta1": optimizer.beta1, "beta2": optimizer.beta2, "eps": optimizer.epsilon},
+        constants=optimizer.averaging(),
         one_clock=False,
     )
 

@@ -186,6 +186,10 @@ class Adam(keras.optimizers.Optimizer):
                 name=f"{getattr(variable, 'path', variable.name).replace('/', '_').replace(':', '_')}_{name}",
             )
 
+    def averaging(self):
+        """Return the constants of the rule but the learning rate."""
+        return {"beta1": float(self.beta_1), "beta2": float(self.beta_2), "eps": float(self.epsilon)}
+
     def averages(self, variable):
         """Return the averages `(v, s)` of a variable that the optimizer was built for."""
         try:
@@ -212,8 +216,7 @@ class Adam(keras.optimizers.Optimizer):
         """Make the step of one variable; called by `apply`."""
         v, s = (x.value for x in self.averages(variable))
         p, g = tf.cast(variable, v.dtype), tf.cast(gradient, v.dtype)
-        numbers = {"beta1": self.beta_1, "beta2": self.beta_2, "eps": self.epsilon}
-        numbers |= {"t": _Number.of(self.iterations + 1), "lr": _Number.of(learning_rate)}
+        numbers = self.averaging() | {"t": _Number.of(self.iterations + 1), "lr": _Number.of(learning_rate)}
         new = self.kernel(p, g, tf.convert_to_tensor(v), tf.convert_to_tensor(s), **numbers)
         for x, value in zip((variable, v, s), new, strict=True):
             self.assign(x, value)
@@ -240,7 +243,6 @@ def carried(params, optimizer):
         raise TypeError(
             f"tensorflow: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.tensorflow"
         )
-    params = [p.value if isinstance(p, keras.Variable) else p for p in params]
 
     def averages():
         optimizer.build(params)
@@ -251,12 +253,12 @@ def carried(params, optimizer):
             optimizer._iterations.assign(steps[0] * (optimizer.gradient_accumulation_steps or 1))
 
     return checkpoint.Carried(
-        params=[[p] for p in params],
+        params=[[p.value if isinstance(p, keras.Variable) else p] for p in params],
         averages=averages,
         steps=[int(optimizer.iterations)] * len(params),
         set_steps=set_steps,
         rule=optimizer.rule.__name__,
-        constants={"beta1": optimizer.beta_1, "beta2": optimizer.beta_2, "eps": optimizer.epsilon},
+        constants=optimizer.averaging(),
         one_clock=True,
     )
 

@@ -216,8 +216,11 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tab, tmp_path):
             r"holds the parameters \['weight', 'bias'\], here are \['weight'\]; load into the same",
         ),
         ({"params": [*START, START[0]]}, "here are .*'third'"),
-        ({"params": [START[0].T, START[1]]}, r"weight is of shape \(3, 2\) in float64, here of \(2, 3\) in float64"),
-        ({"axes": {"weight": (1, 0)}}, r"weight is of shape \(2, 3\) in float64, here of \(3, 2\)"),
+        (
+            {"params": [START[0].T, START[1]]},
+            r"weight is of shape \(3, 2\) in float64, here of shape \(2, 3\) in float64",
+        ),
+        ({"axes": {"weight": (1, 0)}}, r"weight is of shape \(2, 3\) in float64, here of shape \(3, 2\)"),
         ({"axes": {"bias": (1, 0)}}, r"axes \(1, 0\) do not fit bias, of shape \(2,\) there"),
         ({"dtype": "float32"}, "here of .* in float32; make them alike"),
         ({"rule": "adam"}, "is of yogi, here is adam; continue with yogi"),
@@ -264,6 +267,38 @@ def test_another_optimizer_is_refused(tab, tmp_path):
     with pytest.raises(ValueError, match=f"{tab}: .* is none of"):
         native.module.save(tmp_path / "run", Native(tab, "adam", [START[0]] * 3).params[2:], of_native(native)[1])
     assert not os.listdir(tmp_path)
+
+
+def test_arguments_that_make_no_sense_are_refused(tmp_path):
+    problem, native = Problem("pytorch", START), Native("pytorch", "yogi", START)
+    save, (params, optimizer) = native.module.save, of_native(native)
+    for error, words, arguments in (
+        (TypeError, "give the hyperparams of the step too", (problem.params, problem.states)),
+        (
+            ValueError,
+            "'t' is 0; the time step is a whole number",
+            (problem.params, problem.states, {"lr": 0.1, "t": 0}),
+        ),
+        (ValueError, "unknown rule 'sgd'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "sgd")),
+        (ValueError, "2 parameters, 2 gradients, 1 states", (problem.params, problem.states[:1], {"t": 1})),
+        (TypeError, "give no hyperparams and no rule with an optimizer", (params, optimizer, {"t": 1})),
+        (TypeError, "params is torch.Tensor; give a list", (params[0].detach(), optimizer)),
+    ):
+        with pytest.raises(error, match=words):
+            save(tmp_path / "run", *arguments)
+    with pytest.raises(TypeError, match=r"numpy: states is .*; give a list, with a pair"):
+        protocol.load("numpy").save(tmp_path / "run", START, optimizer)
+    whole = of_complex_numbers()
+    with pytest.raises(TypeError, match=r"pytorch: 0 is torch\.complex64; the file holds real parameters only"):
+        save(tmp_path / "run", *whole)
+    assert not os.listdir(tmp_path)
+
+
+def of_complex_numbers():
+    import torch
+
+    params = [torch.nn.Parameter(torch.zeros(1, dtype=torch.complex64))]
+    return params, protocol.load("pytorch").Yogi(params)
 
 
 @pytest.mark.parametrize("tab", NATIVE)
