@@ -123,7 +123,14 @@ def test_the_docstring_has_arguments_the_equation_an_example_and_the_conventions
 
 
 @pytest.mark.parametrize("tab", NATIVE)
+@pytest.mark.parametrize("rule", RULES)
+def test_what_they_run_is_the_spec_itself(tab, rule):
+    assert getattr(protocol.load(tab), rule.capitalize()).kernel.__code__ is spec.RULES[rule].__code__
+
+
+@pytest.mark.parametrize("tab", NATIVE)
 def test_only_three_tabs_have_them(tab):
     assert {"Adam", "Yogi"} <= set(vars(protocol.load(tab)))
-    with pytest.raises(AttributeError, match="has no attribute 'Adam'"):
-        protocol.load("numpy").Adam  # noqa: B018
+    for name in ("Adam", "Yogi"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(protocol.load("numpy"), name)
