@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import click
@@ -33,6 +32,9 @@ FOLDER = Path(__file__).parent
 PROCESSES = 2
 #: The engines of each tab, as its worker calls them.
 ENGINES = {"mxnet": ("server", "worker"), "pytorch": ("ddp", "zero", "fsdp"), "tensorflow": ("mirrored",)}
+
+#: The signals that have asked this command to end. It does when no process is being started: none is left then.
+stopped: list[int] = []
 
 out, err = Console(), Console(stderr=True)
 
@@ -71,36 +73,32 @@ def free_ports(number):
 
 def execute(processes, folder, limit):
     """Run processes side by side; RuntimeError with their last words if one fails or is late. None is left over."""
-    common = {
-        "CUDA_VISIBLE_DEVICES": "",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-
-    def run(name, command, more):
-        with open(folder / name, "wb") as output:
-            done = subprocess.run(
-                command, env=os.environ | common | more, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        if done.returncode:
-            raise RuntimeError(f"{name} ended with {done.returncode}")
-
-    with ThreadPoolExecutor(len(processes)) as pool:
-        jobs = [pool.submit(run, name, *process) for name, process in processes.items()]
-        try:
-            done, late = wait(jobs, limit, FIRST_EXCEPTION)
-        finally:
-            while True:  # one may be starting at this moment
-                for process in psutil.Process().children(recursive=True):
+    common = {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | common | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    running: dict[str, psutil.Popen] = {}
+    deadline = time.monotonic() + limit
+    try:
+        for name, (command, more) in processes.items():
+            with open(folder / name, "wb") as output:
+                streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+                running[name] = psutil.Popen(command, env=environment | more, **streams)
+        late = True
+        while late and time.monotonic() < deadline and not (stopped or any(p.poll() for p in running.values())):
+            _, late = psutil.wait_procs(running.values(), timeout=0.1)
+        codes = {name: process.poll() for name, process in running.items()}
+    finally:
+        for process in running.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for each in [*process.children(recursive=True), process]:
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-                if not wait(jobs, 0.2).not_done:
-                    break
-    errors = [str(job.exception()) for job in done if job.exception()] or ["not done in time, and killed"] * bool(late)
-    if errors:
+                        each.kill()
+        psutil.wait_procs(running.values())
+    if stopped:
+        sys.exit(128 + stopped[0])
+    failed = [f"{name} ended with {code}" for name, code in codes.items() if code]
+    if failed or late:
         words = [f"{name}: {line}" for name in processes for line in _lines(folder / name)[-15:]]
-        raise RuntimeError("\n".join([*errors, *words]))
+        raise RuntimeError("\n".join([*(failed or ["not done in time, and killed"]), *words]))
 
 
 def _lines(file):
@@ -143,5 +141,6 @@ def main(tabs, rules, limit):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # then, too, no process is left
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopped.append(number))
     main()

@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def of_functions(tab, params, states, hyperparams, rule) -> Carried:
         constants = {name: known[name].default for name in ("beta1", "beta2", "eps")} | constants
     return Carried(
         params=[[p] for p in params],
-        averages=lambda: [[tuple(pair)] for pair in states],
+        averages=lambda: [[pair] for pair in states],
         steps=[int(numbers["t"]) - 1] * len(params),
         set_steps=lambda steps: hyperparams.update(t=steps[0] + 1) if steps else None,
         rule=rule,
@@ -72,17 +73,16 @@ def of_functions(tab, params, states, hyperparams, rule) -> Carried:
 def save(tab, file, params, states, hyperparams=None, rule=None):
     """Write parameters, their averages and the time step to `file`, for any tab to `load`.
 
-    `params` is a list, or a dict with a name for each (as `dict(model.named_parameters())` and
-    `net.collect_params()` are). `states` and `hyperparams` are those of the chapter's functions; `rule`,
-    "adam" or "yogi", is noted with them if given. Or `states` is a native optimizer of this tab: an Adam
-    or Yogi, for Gluon its Trainer.
+    `params` is a list, or a dict with a name for each, such as `dict(model.named_parameters())`. `states`
+    and `hyperparams` are those of the chapter's functions; `rule`, "adam" or "yogi", is noted with them if
+    given. Or `states` is a native optimizer of this tab: an Adam or Yogi, for Gluon its Trainer.
 
     The file is replaced as a whole: even if the process is killed, the old one or the new one is there.
     Raises ValueError or TypeError with cause and cure, OSError if the file cannot be written.
     """
     names, _, carried = _carried(tab, params, states, hyperparams, rule)
     arrays = {}
-    for name, (p, *_), ((v, s), *_) in zip(names, carried.params, carried.averages(), strict=True):
+    for name, (p, *_), ((v, s), *_) in zip(names, carried.params, _averages(tab, names, carried), strict=True):
         for key, x in (("param", p), ("v", v), ("s", s)):
             value = numpy.ascontiguousarray(tab.asnumpy(x)).reshape(x.shape)
             arrays[f"{key}/{name}"] = value.astype("float32") if value.dtype.name == "bfloat16" else value
@@ -110,15 +110,21 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
     names, by_name, carried = _carried(tab, params, states, hyperparams, rule)
     where = f"{tab.NAME}: {file}"
     if len(names) != len(about["names"]) or (by_name and set(names) != set(about["names"])):
-        raise ValueError(f"{where} holds the parameters {about['names']}, here are {names}; load into the same")
+        raise ValueError(
+            f"{where} holds the parameters {about['names']}, here are {names}; "
+            "load into the same, or give lists, which are matched by position"
+        )
     order = [about["names"].index(name) for name in names] if by_name else range(len(names))
+    known = names if by_name else list(range(len(names)))
+    if unknown := [key for key in axes or {} if key not in known]:
+        raise ValueError(f"{where}: axes are given for {unknown}; known: {known}")
     values = []
     for i, name, (p, *_) in zip(order, names, carried.params, strict=True):
         turn = (axes or {}).get(name if by_name else i)
         row = [arrays[f"{key}/{about['names'][i]}"] for key in ("param", "v", "s")]
         try:
             values.append([x if turn is None else x.transpose(turn) for x in row])
-        except ValueError:
+        except (ValueError, TypeError):
             raise ValueError(f"{where}: axes {turn} do not fit {name}, of shape {row[0].shape} there") from None
         here = f"shape {tuple(p.shape)} in {tab.kind(p)[1]}"
         for x in values[-1]:
@@ -137,7 +143,7 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
     steps = [about["steps"][i] for i in order]
     if carried.one_clock and len(set(steps)) > 1:
         raise ValueError(f"{where}: the parameters have made {steps} steps, here one number counts for all")
-    averages = carried.averages()
+    averages = _averages(tab, names, carried)
     for copies, pairs, (p, v, s) in zip(carried.params, averages, values, strict=True):
         for x, pair in zip(copies, pairs, strict=True):
             tab.fill([x, *pair], [p, v, s])
@@ -153,8 +159,9 @@ def _carried(tab, params, states, hyperparams, rule):
     else:
         params = list(checks.listed(tab, "params", params))
         names = [str(i) for i in range(len(params))]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{tab.NAME}: the parameters are named {names}; give each a name of its own")
     if isinstance(states, (list, tuple)):
-        checks.arrays(tab, params, None, states)
         carried = of_functions(tab, params, states, hyperparams, rule)
     elif not hasattr(tab, "carried"):
         raise TypeError(f"{tab.NAME}: states is {type(states)}; give a list, with a pair (v, s) for each parameter")
@@ -166,6 +173,14 @@ def _carried(tab, params, states, hyperparams, rule):
         if tab.kind(p)[1] not in checks.HALF + checks.FULL:
             raise TypeError(f"{tab.NAME}: {name} is {tab.kind(p)[1]}; the file holds real parameters only")
     return names, by_name, carried
+
+
+def _averages(tab, names, carried):
+    """The averages of the parameters, once it is known that they are as they should be."""
+    averages = carried.averages()
+    for params, pairs in zip(zip(*carried.params, strict=True), zip(*averages, strict=True), strict=True):
+        checks.arrays(tab, params, None, pairs, names.__getitem__)  # on each device
+    return averages
 
 
 def _read(file):
@@ -186,12 +201,14 @@ def _read(file):
 
 def _replace(file, content):
     """Put a whole new file where the old one is, or leave the old one."""
-    new = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    new = file.with_name(f".{uuid.uuid4().hex}")
     try:
         with new.open("xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())  # the content must be on the disk before its name is
+        if file.exists():
+            shutil.copymode(file, new)
         new.replace(file)
     finally:
         new.unlink(missing_ok=True)

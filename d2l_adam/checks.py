@@ -91,10 +91,10 @@ def number(tab, name, value, holds=None, cure=None):
 _NONE: Any = object()
 
 
-def arrays(tab, params, grads, states):
+def arrays(tab, params, grads, states, name=str):
     """A tuple `(p, g, v, s, half)` for each parameter, `half` if it is to be computed in float32.
 
-    `grads` is None where gradients have no part.
+    `grads` is None where gradients have no part; `name(i)` is what an error calls parameter `i`.
     """
     params, states = listed(tab, "params", params), listed(tab, "states", states)
     grads = [_NONE] * len(params) if grads is None else listed(tab, "grads", grads)
@@ -106,7 +106,7 @@ def arrays(tab, params, grads, states):
     kind, writable, rows = tab.kind, tab.writable, []
     for i, (p, g, state) in enumerate(zip(params, grads, states, strict=True)):
         if not isinstance(state, (tuple, list)) or len(state) != 2:
-            raise ValueError(f"{tab.NAME}: state of parameter {i} is {_type(state)}, not a pair (v, s)")
+            raise ValueError(f"{tab.NAME}: state of parameter {name(i)} is {_type(state)}, not a pair (v, s)")
         v, s = state
         plain = (  # the usual case, decided quickly, as this runs in every step
             isinstance(p, tab.PARAMETER)
@@ -119,10 +119,10 @@ def arrays(tab, params, grads, states):
             and writable(v)
             and writable(s)
         )
-        half = not plain and _is_half(tab, i, p, g, v, s)
+        half = not plain and _is_half(tab, name(i), p, g, v, s)
         rows.append((p, g, v, s, half))
     if len({id(x) for p, _, v, s, _ in rows for x in (p, v, s)}) < 3 * len(rows):
-        _explain_twins(tab, rows)
+        _explain_twins(tab, rows, name)
     return rows
 
 
@@ -154,7 +154,7 @@ def returned(tab, rule, g, new):
 
 
 def _is_half(tab, i, p, g, v, s):
-    """Whether parameter `i` is in half precision; raises the error that says what is wrong with it, if anything is."""
+    """Whether parameter `i`, as an error calls it, is in half precision; raises the error that says what is wrong."""
     for name, x in (("", p), ("state v of ", v), ("state s of ", s)):
         if not isinstance(x, tab.PARAMETER):
             raise TypeError(f"{tab.NAME}: {name}parameter {i} is {_type(x)}; this tab takes {_types(tab.PARAMETER)}")
@@ -182,13 +182,14 @@ def _is_half(tab, i, p, g, v, s):
     return dtype in HALF
 
 
-def _explain_twins(tab, rows):
+def _explain_twins(tab, rows, name):
     """Raise the error that names the two places in which one array was given."""
     first: dict[int, str] = {}
     for i, (p, _, v, s, _) in enumerate(rows):
-        for name, x in ((f"parameter {i}", p), (f"state v of parameter {i}", v), (f"state s of parameter {i}", s)):
-            if first.setdefault(id(x), name) != name:
-                raise ValueError(f"{tab.NAME}: {name} is the same array as {first[id(x)]}; give each its own")
+        for place, x in (("", p), ("state v of ", v), ("state s of ", s)):
+            place += f"parameter {name(i)}"
+            if first.setdefault(id(x), place) != place:
+                raise ValueError(f"{tab.NAME}: {place} is the same array as {first[id(x)]}; give each its own")
 
 
 def _type(x):

@@ -141,8 +141,28 @@ class Adam(mxnet.optimizer.Optimizer):
             learning_rate = self.default_learning_rate
         lr = 0.0 if learning_rate is None else learning_rate
         checks.numbers(_THIS, self.constants, {"t": 1, "lr": lr, "beta1": beta1, "beta2": beta2, "eps": epsilon})
+        for name in ("wd", "clip_gradient", "rescale_grad"):
+            if options.get(name) is not None:
+                checks.number(_THIS, name, options[name])
         super().__init__(learning_rate=learning_rate, **options)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    # Where a key-value store has the optimizer, an error in `update` would only be printed: what can be refused
+    # before, is.
+    @property
+    def param_dict(self):
+        """The parameters by their index, as the Trainer sets them."""
+        return self.__dict__["param_dict"]
+
+    @param_dict.setter
+    def param_dict(self, params):
+        for p in params.values():
+            _refuse_sparse(p.name, p._stype)
+        self.__dict__["param_dict"] = params
+
+    def set_learning_rate(self, lr):
+        """Set another learning rate."""
+        super().set_learning_rate(checks.number(_THIS, "lr", lr))
 
     def averaging(self):
         """Return the constants of the rule but the learning rate."""
@@ -171,22 +191,23 @@ class Adam(mxnet.optimizer.Optimizer):
         # A key-value store may sum the gradients elsewhere, in pinned memory for one.
         weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray().as_in_ctx(weight.ctx)
         ((p, g, v, s, half),) = checks.arrays(_THIS, [weight], [grad], [tuple(x.as_np_ndarray() for x in state)])
-        num_update = self.num_update
+        rescale, num_update = checks.number(_THIS, "rescale_grad", self.rescale_grad), self.num_update
         self._update_count(index)  # the scheduler is asked for the rate of the step to be made
         try:
+            wd = checks.number(_THIS, "wd", self._get_wd(index))
             numbers = self.averaging() | {"lr": self._get_lr(index), "t": self._index_update_count[index]}
             numbers = checks.numbers(_THIS, self.constants, numbers)
-        except (TypeError, ValueError):
+        except Exception:
             self._index_update_count[index] -= 1
             self.num_update = num_update
             raise
         with autograd.pause():
             if half:
                 p, g = float32(p), float32(g)
-            g = self.rescale_grad * g
-            if wd := self._get_wd(index):
+            g = rescale * g
+            if wd:
                 g = g + wd * p
-            if self.clip_gradient:
+            if self.clip_gradient and self.clip_gradient > 0:
                 g = mxnet.np.clip(g, -self.clip_gradient, self.clip_gradient)
             write((weight, v, s), self.kernel(p, g, v, s, **numbers))
 
@@ -212,6 +233,11 @@ class Yogi(Adam):
 
     def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-3, **options):
         super().__init__(learning_rate, beta1, beta2, epsilon, **options)
+
+
+def _refuse_sparse(name, stype):
+    if stype != "default":
+        raise TypeError(f"mxnet: weight {name} is stored as {stype}; make its Parameter with stype='default'")
 
 
 def carried(params, trainer):

@@ -108,7 +108,7 @@ def regression(w, b):
 _ARGUMENTS = """
 Args:
     learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a function
-        without arguments that returns the value to use. A float is kept in double precision.
+        without arguments that returns the value to use. A float is used in double precision.
         Defaults to `{learning_rate}`.
     beta_1: A float in [0, 1), the decay rate of the average of the gradient. Defaults to `{beta_1}`.
     beta_2: The same of its square. Defaults to `{beta_2}`.
@@ -123,6 +123,8 @@ Args:
 Variables of any shape, in float16, bfloat16, float32 or float64. The averages of float16 and bfloat16
 variables are float32. A `tf.IndexedSlices` is made dense first, the values of duplicate rows summed:
 each step moves all rows, as those whose gradient is zero have averages too.
+
+To load a model that was saved with it, import `d2l_adam.tensorflow` first.
 """
 
 
@@ -148,17 +150,30 @@ class Adam(keras.optimizers.Optimizer):
                 f"tensorflow: Keras runs on {keras.config.backend()} here; set the environment variable "
                 "KERAS_BACKEND=tensorflow before it is imported"
             )
-        lr = learning_rate if isinstance(learning_rate, float) else 0.0
-        numbers = {"t": 1, "lr": lr, "beta1": beta_1, "beta2": beta_2, "eps": epsilon}
+        numbers = {"t": 1, "lr": 0.0, "beta1": beta_1, "beta2": beta_2, "eps": epsilon}
         checks.numbers(_THIS, self.constants, numbers)
         checks.number(_THIS, "weight_decay", options.get("weight_decay") or 0)
-        floatx = keras.config.floatx()
-        keras.config.set_floatx("float64")  # of the variable that holds the learning rate
-        try:
-            super().__init__(learning_rate, **options)
-        finally:
-            keras.config.set_floatx(floatx)
+        super().__init__(_checked(learning_rate), **options)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self._given_rate = learning_rate
+
+    @property
+    def learning_rate(self):
+        """The learning rate: a variable of dtype `keras.config.floatx()`, or what the schedule says now."""
+        return super().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        keras.optimizers.Optimizer.learning_rate.fset(self, _checked(learning_rate))
+        self._given_rate = learning_rate
+
+    def _rate(self, learning_rate):
+        """The learning rate in double precision: the number given, as long as the variable holds its rounding."""
+        lr = tf.cast(learning_rate, tf.float64)
+        if isinstance(self._given_rate, float):
+            given = tf.constant(self._given_rate, tf.float64)
+            lr = tf.where(lr == tf.cast(tf.cast(given, learning_rate.dtype), tf.float64), given, lr)
+        return _Number.of(lr)
 
     def get_config(self):
         """Return the arguments of this optimizer, as `from_config` takes them."""
@@ -170,16 +185,18 @@ class Adam(keras.optimizers.Optimizer):
         if self.built:
             return
         for i, variable in enumerate(variables):
-            if (dtype := keras.backend.standardize_dtype(variable.dtype)) not in checks.HALF + checks.FULL:
-                known = ", ".join(checks.HALF + checks.FULL)
-                raise TypeError(f"tensorflow: variable {i} is {dtype}; convert it to one of {known}")
+            dtype, known = keras.backend.standardize_dtype(variable.dtype), checks.HALF + checks.FULL
+            if dtype not in known:
+                raise TypeError(f"tensorflow: variable {i} is {dtype}; convert it to one of {', '.join(known)}")
+            if None in tuple(variable.shape):
+                raise ValueError(f"tensorflow: variable {i} has shape {tuple(variable.shape)}; give it a definite one")
         super().build(variables)
         self._averages = [(self._zeros(x, "momentum"), self._zeros(x, "velocity")) for x in variables]
 
     def _zeros(self, variable, name):
         value = variable.value if isinstance(variable, keras.Variable) else variable
         dtype = keras.backend.standardize_dtype(variable.dtype)
-        with tf.distribute.get_strategy().extended.colocate_vars_with(value):
+        with self._distribution_strategy.extended.colocate_vars_with(value):
             return self.add_variable(
                 shape=variable.shape,
                 dtype="float32" if dtype in checks.HALF else dtype,
@@ -203,20 +220,23 @@ class Adam(keras.optimizers.Optimizer):
         """Make one step: check the gradients, make them dense, and go the way of every Keras optimizer."""
         grads = list(grads)
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if variables and len(grads) != len(variables):
+            raise ValueError(f"tensorflow: {len(variables)} variables, {len(grads)} gradients; give one for each")
         for i, (g, p) in enumerate(zip(grads, variables, strict=False)):
             if isinstance(g, tf.IndexedSlices):
                 half = g.values.dtype.name in checks.HALF
-                g = grads[i] = tf.cast(_summed(g.values, g.indices, p.shape[0], in_float32=half), g.values.dtype)
+                g = tf.cast(_summed(g.values, g.indices, p.shape[0], in_float32=half), g.values.dtype)
+            g = grads[i] = g if g is None else tf.convert_to_tensor(g)
             if g is not None and not tf.TensorShape(p.shape).is_compatible_with(g.shape):
                 shapes = f"has shape {tuple(g.shape)}, variable {i} has {tuple(p.shape)}"
                 raise ValueError(f"tensorflow: gradient of variable {i} {shapes}; make them alike")
-        super().apply(grads, trainable_variables)
+        super().apply(grads, None if trainable_variables is None else variables)
 
     def update_step(self, gradient, variable, learning_rate):
         """Make the step of one variable; called by `apply`."""
         v, s = (x.value for x in self.averages(variable))
         p, g = tf.cast(variable, v.dtype), tf.cast(gradient, v.dtype)
-        numbers = self.averaging() | {"t": _Number.of(self.iterations + 1), "lr": _Number.of(learning_rate)}
+        numbers = self.averaging() | {"t": _Number.of(self.iterations + 1), "lr": self._rate(learning_rate)}
         new = self.kernel(p, g, tf.convert_to_tensor(v), tf.convert_to_tensor(s), **numbers)
         for x, value in zip((variable, v, s), new, strict=True):
             self.assign(x, value)
@@ -241,26 +261,42 @@ def carried(params, optimizer):
     """Return what the variables `params` of an `Adam` or `Yogi` carry elsewhere."""
     if not isinstance(optimizer, Adam):
         raise TypeError(
-            f"tensorflow: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.tensorflow"
+            f"tensorflow: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.tensorflow "
+            "(where Keras has put it into a LossScaleOptimizer, that one's inner_optimizer)"
         )
-
-    def averages():
-        optimizer.build(params)
-        return [[tuple(x.value for x in optimizer.averages(p))] for p in params]
+    if not optimizer.built:
+        raise ValueError(
+            "tensorflow: the optimizer is not built; call optimizer.build(model.trainable_variables) first"
+        )
+    if optimizer.use_ema:
+        raise ValueError("tensorflow: the file has no place for the averages of use_ema; save the model instead")
+    accumulated = optimizer.gradient_accumulation_steps or 1
+    calls = int(keras.ops.convert_to_numpy(optimizer._iterations))
+    if calls % accumulated:
+        raise ValueError(
+            f"tensorflow: {calls % accumulated} of {accumulated} gradients are accumulated; save and load after a step"
+        )
 
     def set_steps(steps):
         if steps:
-            optimizer._iterations.assign(steps[0] * (optimizer.gradient_accumulation_steps or 1))
+            optimizer._iterations.assign(steps[0] * accumulated)
 
     return checkpoint.Carried(
         params=[[p.value if isinstance(p, keras.Variable) else p] for p in params],
-        averages=averages,
-        steps=[int(optimizer.iterations)] * len(params),
+        averages=lambda: [[tuple(x.value for x in optimizer.averages(p))] for p in params],
+        steps=[calls // accumulated] * len(params),
         set_steps=set_steps,
         rule=optimizer.rule.__name__,
         constants=optimizer.averaging(),
         one_clock=True,
     )
+
+
+def _checked(learning_rate):
+    """A learning rate, in range if it is a number."""
+    if isinstance(learning_rate, (int, float)):
+        checks.number(_THIS, "lr", learning_rate)
+    return learning_rate
 
 
 class _Number:

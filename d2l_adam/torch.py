@@ -3,6 +3,7 @@
 import functools
 import sys
 import warnings
+from types import FunctionType
 
 from d2l_adam import binding, checkpoint, checks, imports, spec
 
@@ -154,13 +155,20 @@ class Adam(torch.optim.Optimizer):
     def add_param_group(self, param_group):
         """Add a group of parameters: a dict of `params`, and of the options that are its own."""
         if isinstance(param_group, dict):
-            self._constants(self.defaults | param_group, 1)
+            self._constants(self.defaults | param_group, t=1)
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict):
         """Load the `state_dict` of this class, or of `torch.optim.Adam` and `AdamW` without amsgrad."""
-        if any(group.get("amsgrad") for group in state_dict["param_groups"]):
-            raise ValueError("pytorch: this state is of amsgrad=True, which the rule does not have; train without it")
+        groups, states = state_dict["param_groups"], state_dict["state"].values()
+        missing = {key for group in groups for key in ("lr", "betas", "eps") if key not in group}
+        missing |= {key for state in states for key in ("step", "exp_avg", "exp_avg_sq") if key not in state}
+        if missing:
+            raise ValueError(
+                f"pytorch: this is no state of an Adam, it lacks {', '.join(sorted(missing))}; load another"
+            )
+        for group in groups:
+            self._constants(self.defaults | group, t=1)
         super().load_state_dict(state_dict)
         keys = (key for group in state_dict["param_groups"] for key in group["params"])
         for key, p in zip(keys, (p for group in self.param_groups for p in group["params"]), strict=True):
@@ -180,28 +188,33 @@ class Adam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        jobs = [job for group in self.param_groups for job in self._jobs(group)]
-        arrays: list[torch.Tensor] = []
-        values: list[torch.Tensor] = []
-        for _, _, row, constants, fused in jobs:
-            if not fused:
-                arrays += row[0], row[2], row[3]
-                values += _updated(self.kernel, row, *constants)
-        for _, _, row, constants, fused in jobs:
-            if fused:
-                _compiled(self.kernel)(row, *constants)
-        write(arrays, values)
-        for p, state, *_ in jobs:
-            state["step"] += 1
-            self.state[p] = state
+        self._advance()
         return loss
 
-    def _jobs(self, group):
+    @torch.compiler.disable  # a compiled training loop would freeze constants that change, and round otherwise
+    def _advance(self):
+        for p, state, row, constants, fused in [job for i in range(len(self.param_groups)) for job in self._jobs(i)]:
+            if fused:
+                _step_compiled(self.kernel, row, *constants)
+            else:
+                write((row[0], row[2], row[3]), _updated(self.kernel, row, *constants))
+            state["step"] += 1
+            self.state[p] = state
+
+    def _jobs(self, number):
         """What the step has to do for a group, all of it checked: a tuple for each parameter that has a gradient."""
+        group = self.param_groups[number]
         params = [p for p in group["params"] if p.grad is not None]
         states = [self.state.get(p) or _zero_state(p) for p in params]
         averages = [(_plain(state["exp_avg"]), _plain(state["exp_avg_sq"])) for state in states]
-        rows = checks.arrays(_THIS, [_plain(p) for p in params], [_plain(_gradient(p)) for p in params], averages)
+
+        def name(i):
+            place = next(k for k, p in enumerate(group["params"]) if p is params[i])
+            place = group["param_names"][place] if "param_names" in group else place
+            return f"{place} of group {number}" if len(self.param_groups) > 1 else str(place)
+
+        grads = [_plain(_resolved(_gradient(p))) for p in params]
+        rows = checks.arrays(_THIS, [_plain(p) for p in params], grads, averages, name)
         constants = functools.cache(lambda t: self._constants(group, t))  # one t, if no parameter was ever left out
         return [
             (p, state, row, constants(int(state["step"]) + 1), _fusable(group, row))
@@ -210,6 +223,8 @@ class Adam(torch.optim.Optimizer):
 
     def _constants(self, group, t):
         """What the rule is given beside the arrays, and what is done around it: `(numbers, maximize, l2, decay)`."""
+        if group.get("amsgrad"):
+            raise ValueError("pytorch: amsgrad=True is another rule than this; leave it out")
         numbers = checks.numbers(_THIS, self.constants, {"lr": _number(group["lr"]), "t": t, **_averaging(group)})
         weight_decay = checks.number(_THIS, "weight_decay", group["weight_decay"])
         l2 = decay = None
@@ -240,12 +255,15 @@ class Yogi(Adam):
 
 def _averaging(group):
     """The constants of a group's averages."""
-    beta1, beta2 = group["betas"]
+    try:
+        beta1, beta2 = group["betas"]
+    except (TypeError, ValueError):
+        raise ValueError(f"pytorch: betas is {group['betas']}; give two decay rates, such as (0.9, 0.999)") from None
     return {"beta1": _number(beta1), "beta2": _number(beta2), "eps": _number(group["eps"])}
 
 
 def _number(x):
-    return x.item() if isinstance(x, torch.Tensor) else x
+    return x.item() if isinstance(x, torch.Tensor) and x.numel() == 1 else x
 
 
 def carried(params, optimizer):
@@ -254,6 +272,8 @@ def carried(params, optimizer):
         raise TypeError(f"pytorch: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.torch")
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     for i, p in enumerate(params):
+        if hasattr(p, "to_local"):
+            raise TypeError(f"pytorch: parameter {i} is distributed; save it with torch.distributed.checkpoint")
         if p not in groups:
             raise ValueError(f"pytorch: parameter {i} is none of the optimizer's; give those that it was made for")
     constants = [_averaging(groups[p]) for p in params]
@@ -263,7 +283,7 @@ def carried(params, optimizer):
 
     def set_steps(steps):
         for p, state, step in zip(params, states, steps, strict=True):
-            state["step"] = torch.tensor(float(step))
+            state["step"] = torch.tensor(float(step), dtype=torch.float32)
             optimizer.state[p] = state
 
     return checkpoint.Carried(
@@ -291,22 +311,27 @@ def _updated(kernel, row, numbers, maximize, l2, decay):
     return kernel(p, g, v, s, **numbers)
 
 
-@functools.cache
-def _compiled(kernel):
-    """The step of one parameter as one pass over memory; the constants that change are tensors, or it would be anew."""
+def _step_compiled(kernel, row, numbers, maximize, l2, decay):
+    """Make the step of one parameter as one pass over memory."""
+    # The constants are tensors: of Python numbers, the compiler freezes some at their first value.
+    numbers = {name: torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
+    l2, decay = (None if x is None else torch.tensor(x, dtype=torch.float64) for x in (l2, decay))
+    p, g, v, s, half = row
+    compiled = _compiled(kernel, p.dtype, half, maximize, l2 is None, decay is None)
+    compiled(p.view(-1), g.view(-1), v.view(-1), s.view(-1), numbers, l2, decay)
 
-    def step(p, g, v, s, half, numbers, maximize, l2, decay):
+
+@functools.cache
+def _compiled(kernel, dtype, half, maximize, *_):
+    """A function for each dtype and combination of options, as PyTorch compiles each only a few times."""
+
+    def step(p, g, v, s, numbers, l2, decay):
         for x, y in zip((p, v, s), _updated(kernel, (p, g, v, s, half), numbers, maximize, l2, decay), strict=True):
             x.copy_(y)
 
-    fast = torch.compile(step, dynamic=True)
-
-    def compiled(row, numbers, maximize, l2, decay):
-        numbers = numbers | {name: torch.tensor(numbers[name], dtype=torch.float64) for name in ("t", "lr")}
-        decay = None if decay is None else torch.tensor(decay, dtype=torch.float64)
-        fast(*(x.view(-1) for x in row[:4]), row[4], numbers, maximize, l2, decay)
-
-    return compiled
+    # It counts by code, which all these functions would share.
+    own = FunctionType(step.__code__.replace(), step.__globals__, closure=step.__closure__)
+    return torch.compile(own, dynamic=True)
 
 
 def _fusable(group, row):
@@ -328,20 +353,24 @@ def _compiles(device):
 
 
 #: The dtype of the averages, where it is not the parameter's.
-_STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
 def _zero_state(p):
     zeros = {name: torch.zeros_like(p, dtype=_STATE.get(p.dtype)) for name in ("exp_avg", "exp_avg_sq")}
-    return {"step": torch.tensor(0.0)} | zeros
+    return {"step": torch.tensor(0.0, dtype=torch.float32)} | zeros
 
 
 def _plain(x):
     """Return `x` as real numbers of this process: complex ones as pairs, of a DTensor the part that is here."""
     if isinstance(x, torch.Tensor):
         x = x.to_local() if hasattr(x, "to_local") else x
-        x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+        x = torch.view_as_real(x) if x.is_complex() else x
     return x
+
+
+def _resolved(grad):
+    return grad.resolve_conj() if isinstance(grad, torch.Tensor) else grad
 
 
 binding.publish(_THIS)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -138,6 +139,120 @@ def test_constants_that_are_in_the_file_go_on(tmp_path):
     assert hyperparams == {"lr": 0.3, "t": 3, "beta1": 0.5, "eps": 0.25}
 
 
+def test_keras_carries_the_variables_of_a_model_and_its_accumulated_steps(tmp_path):
+    import keras
+
+    from d2l_adam import tensorflow as tab
+
+    def model():
+        net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        optimizer = tab.Yogi(0.1, gradient_accumulation_steps=3)
+        optimizer.build(net.trainable_variables)
+        return net.trainable_variables, optimizer
+
+    def step(variables, optimizer, first, last):
+        for i in range(first, last):
+            optimizer.apply([tab.tf.fill(v.shape, float(i)) for v in variables], variables)
+
+    (variables, optimizer), (others, other) = model(), model()
+    step(variables, optimizer, 0, 6)
+    tab.save(tmp_path / "run", variables, optimizer)
+    tab.load(tmp_path / "run", others, other)
+    step(variables, optimizer, 6, 12)
+    step(others, other, 6, 12)
+    assert (int(optimizer.iterations), int(other.iterations)) == (4, 4)
+    for ours, theirs in zip(others, variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    step(others, other, 0, 1)
+    unbuilt, averaged = tab.Yogi(), tab.Yogi(use_ema=True)
+    averaged.build(others)
+    for refusing, words in (
+        (other, "1 of 3 gradients are accumulated; save and load after a step"),
+        (unbuilt, r"the optimizer is not built; call optimizer\.build"),
+        (averaged, "the file has no place for the averages of use_ema"),
+    ):
+        with pytest.raises(ValueError, match=f"tensorflow: {words}"):
+            tab.load(tmp_path / "run", others, refusing)
+    with pytest.raises(TypeError, match="that one's inner_optimizer"):
+        tab.save(tmp_path / "run", others, keras.optimizers.LossScaleOptimizer(other))
+    assert not unbuilt.built
+
+
+def test_gluon_carries_every_device_and_the_clock_of_the_scheduler(tmp_path):
+    from d2l_adam import mxnet as tab
+
+    mx = tab.mxnet
+
+    def trainer(**options):
+        params = [mx.gluon.Parameter(f"weight{i}", shape=(2,)) for i in range(2)]
+        for p in params:
+            p.initialize("ones", ctx=[mx.cpu(0), mx.cpu(1)])
+        scheduler = mx.lr_scheduler.FactorScheduler(step=2, factor=0.5, base_lr=0.1)
+        options = {"lr_scheduler": scheduler, **options}
+        return params, mx.gluon.Trainer(params, "yogi", options, update_on_kvstore=False)
+
+    def step(params, trainer, steps):
+        for _ in range(steps):
+            with mx.autograd.record():
+                losses = [(x * (i + 1)).sum() for i, p in enumerate(params) for x in p.list_data()]
+            mx.autograd.backward(losses)
+            trainer.step(1)
+
+    (params, first), (others, second) = trainer(begin_num_update=1), trainer()
+    step(params, first, 3)
+    tab.save(tmp_path / "run", params, first)
+    tab.load(tmp_path / "run", others, second)
+    assert second.optimizer.num_update == 4
+    for run in ((params, first), (others, second)):
+        step(*run, 3)
+    for p, other in zip(params, others, strict=True):
+        for x, y in zip(p.list_data(), other.list_data(), strict=True):
+            np.testing.assert_allclose(x.asnumpy(), y.asnumpy(), rtol=1e-6)
+    assert params[0].data(mx.cpu(0))[0] != params[1].data(mx.cpu(0))[0]
+    stranger = mx.gluon.Parameter("weight1", shape=(2,))
+    stranger.initialize()
+    still = [mx.gluon.Parameter("mean", shape=(2,), grad_req="null")]
+    still[0].initialize()
+    on_store = mx.gluon.Trainer(trainer()[0][:1], "yogi")
+    precise = mx.gluon.Trainer([stranger], "yogi", {"multi_precision": True})
+    for given, using, words in (
+        ([params[0], stranger], first, "parameter 1 is none of the Trainer's"),
+        (
+            still,
+            mx.gluon.Trainer(still, "yogi"),
+            r"parameter 0, mean, is not trained \(its grad_req is 'null'\); leave it",
+        ),
+        (on_store._params, on_store, "make the Trainer with update_on_kvstore=False"),
+        ([stranger], precise, "no place for the copies of multi_precision"),
+    ):
+        with pytest.raises(ValueError, match=f"mxnet: .*{words}"):
+            tab.save(tmp_path / "run", given, using)
+
+
+def test_torch_s_groups_share_their_constants(tmp_path):
+    from d2l_adam import torch as tab
+
+    a, b = (tab.torch.nn.Parameter(tab.torch.ones(2)) for _ in range(2))
+    optimizer = tab.Yogi([{"params": [a]}, {"params": [b], "betas": (0.5, 0.5)}])
+    with pytest.raises(ValueError, match="pytorch: the groups differ in betas or eps; save each in a file of its own"):
+        tab.save(tmp_path / "run", [a, b], optimizer)
+    tab.save(tmp_path / "run", [b], optimizer)
+
+
+def test_native_arrays_are_checked_before_any_is_written(tmp_path):
+    from d2l_adam import torch as tab
+
+    torch = tab.torch
+    a, b = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 3))
+    tab.save(tmp_path / "run", [a, b], tab.Yogi([a, b]))
+    a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(1).expand(3))
+    with pytest.raises(ValueError, match="pytorch: parameter 1 cannot be written in place"):
+        tab.load(tmp_path / "run", [a, b], tab.Yogi([a, b]))
+    assert (a == 1).all()
+    with pytest.raises(ValueError, match="is the same array as"):
+        tab.save(tmp_path / "run", [a, a], tab.Yogi([a]))
+
+
 # ---- the file -------------------------------------------------------------------------------------
 
 
@@ -167,6 +282,36 @@ def test_it_is_the_same_to_the_last_bit_whoever_saves_and_a_later_one_replaces_i
     saved(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_who_may_read_it_remains(tmp_path):
+    saved(tmp_path / "run")
+    (tmp_path / "run").chmod(0o640)
+    saved(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o640
+
+
+def test_its_name_may_be_long(tmp_path):
+    saved(tmp_path / ("n" * 250))
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_the_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
+    monkeypatch.setattr(Path, "replace", lambda *paths: calls.append("replace") or replace(*paths))
+    saved(tmp_path / "run")
+    assert calls == ["fsync", "replace"]
+
+
+def test_arrays_need_not_be_contiguous(tmp_path):
+    problem = Problem("numpy", [np.zeros((2, 3))])
+    problem.params = [np.arange(6.0).reshape(3, 2).T]
+    problem.module.save(tmp_path / "run", problem.params, problem.states, problem.hyperparams)
+    other = Problem("numpy", [np.zeros((2, 3))])
+    other.module.load(tmp_path / "run", other.params, other.states, other.hyperparams)
+    np.testing.assert_array_equal(other.params[0], problem.params[0])
 
 
 def test_a_link_remains_a_link(tmp_path):
@@ -221,6 +366,9 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tab, tmp_path):
             r"weight is of shape \(3, 2\) in float64, here of shape \(2, 3\) in float64",
         ),
         ({"axes": {"weight": (1, 0)}}, r"weight is of shape \(2, 3\) in float64, here of shape \(3, 2\)"),
+        ({"axes": {"wieght": (1, 0)}}, r"axes are given for \['wieght'\]; known: \['weight', 'bias'\]"),
+        ({"axes": {0: (1, 0)}}, r"axes are given for \[0\]"),
+        ({"axes": {"weight": ("a", 0)}}, "axes .* do not fit weight"),
         ({"axes": {"bias": (1, 0)}}, r"axes \(1, 0\) do not fit bias, of shape \(2,\) there"),
         ({"dtype": "float32"}, "here of .* in float32; make them alike"),
         ({"rule": "adam"}, "is of yogi, here is adam; continue with yogi"),
@@ -281,6 +429,11 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
         ),
         (ValueError, "unknown rule 'sgd'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "sgd")),
         (ValueError, "2 parameters, 2 gradients, 1 states", (problem.params, problem.states[:1], {"t": 1})),
+        (
+            ValueError,
+            r"are named \['1', '1'\]; give each a name",
+            (dict(zip((1, "1"), params, strict=True)), optimizer),
+        ),
         (TypeError, "give no hyperparams and no rule with an optimizer", (params, optimizer, {"t": 1})),
         (TypeError, "params is torch.Tensor; give a list", (params[0].detach(), optimizer)),
     ):

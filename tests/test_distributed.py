@@ -88,7 +88,7 @@ def test_when_the_command_is_ended_no_process_is_left(number):
         while len(left(number.name)) < 4 and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait(30) != 0
+        assert process.wait(30) == 128 + number
     assert not left(number.name)
 
 

@@ -215,15 +215,53 @@ def test_row_sparse_weights_are_refused():
         mxnet.optimizer.get_updater(Yogi())(0, weight, weight)
 
 
+def test_what_a_key_value_store_could_only_print_is_refused_before():
+    """Where the store has the optimizer, an error in its step is swallowed, and nothing trains."""
+    for optimizer in ("yogi", Yogi()):
+        p = gluon.Parameter("weight", shape=(4, 2), stype="row_sparse")
+        with mxnet.util.np_array(False), mxnet.util.np_shape(False):
+            p.initialize(mxnet.init.One())
+        with pytest.raises(TypeError, match="mxnet: weight weight is stored as row_sparse; make its Parameter with"):
+            gluon.Trainer([p], optimizer)
+
+
+@pytest.mark.parametrize("name", ["wd", "clip_gradient", "rescale_grad"])
+def test_options_that_make_no_sense_are_refused(name):
+    with pytest.raises(ValueError, match=f"mxnet: hyperparameter '{name}' is nan; give a finite number"):
+        Yogi(**{name: np.nan})
+    with pytest.raises(TypeError, match=f"mxnet: hyperparameter '{name}' is builtins.str; give a Python number"):
+        Yogi(**{name: "a"})
+
+
+def test_a_negative_clip_gradient_is_none_as_in_mxnet():
+    p, q = parameter(), parameter()
+    ours = steps(gluon.Trainer([p], "yogi", {"clip_gradient": -1.0}), p)
+    np.testing.assert_array_equal(ours, steps(gluon.Trainer([q], "yogi"), q))
+
+
 def test_a_refused_step_changes_nothing():
     p = parameter()
     trainer = gluon.Trainer([p], "yogi", {"learning_rate": 0.1})
     steps(trainer, p, GRADS[:2])
     before, optimizer = p.data().asnumpy(), trainer.optimizer
-    trainer.set_learning_rate(-0.1)
     with pytest.raises(ValueError, match=r"mxnet: hyperparameter 'lr' is -0\.1"):
+        trainer.set_learning_rate(-0.1)
+    for name, value, error in (
+        ("lr", -0.1, ValueError),
+        ("lr", mxnet.np.ones(1), TypeError),
+        ("wd", np.nan, ValueError),
+        ("_scale", np.inf, ValueError),  # of the gradients, where the trainer keeps it
+    ):
+        this = trainer if name == "_scale" else optimizer
+        right = getattr(this, name)
+        setattr(this, name, value)
+        with pytest.raises(error, match="mxnet: hyperparameter"):
+            steps(trainer, p, GRADS[2:3])
+        setattr(this, name, right)
+    optimizer.lr_scheduler = lambda num_update: 1 / 0
+    with pytest.raises(ZeroDivisionError):
         steps(trainer, p, GRADS[2:3])
+    optimizer.lr_scheduler = None
     np.testing.assert_array_equal(p.data().asnumpy(), before)
     assert (optimizer.num_update, optimizer._index_update_count) == (2, {0: 2})
-    trainer.set_learning_rate(0.1)
     np.testing.assert_allclose(steps(trainer, p, GRADS[2:]), expected("yogi", [0.1] * 12)[2:], atol=1e-14)

@@ -84,16 +84,37 @@ def test_schedules_and_callables_give_the_rate(graph):
         np.testing.assert_allclose(steps(optimizer, GRADS), expected("yogi", GRADS, rates), atol=1e-7)
 
 
-def test_the_rate_can_be_set_and_is_kept_in_double_precision():
-    optimizer, floatx = Adam(learning_rate=0.01), keras.config.floatx()
-    assert float(optimizer.learning_rate) == 0.01
-    assert keras.config.floatx() == floatx
-    variable = tf.Variable(np.ones(4))
-    step = tf.function(lambda g: optimizer.apply([g], [variable]))
-    for g, lr in zip(GRADS, rates := [0.01] * 6 + [0.3] * 6, strict=True):
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_rate_can_be_set_and_is_used_in_double_precision(graph):
+    """Its variable is float32, as in every Keras optimizer; a rate that was set after tracing has that precision."""
+    optimizer, variable = Adam(learning_rate=0.01), tf.Variable(np.ones(4))
+    optimizer.build([variable])
+    step = lambda g: optimizer.apply([g], [variable])  # noqa: E731
+    step = tf.function(step) if graph else step
+    path = []
+    for g, lr in zip(GRADS, rates := [0.01] * 4 + [0.3] * 4 + [0.01] * 4, strict=True):
         optimizer.learning_rate = lr
         step(tf.constant(g))
-    np.testing.assert_allclose(variable.numpy(), expected("adam", GRADS, rates)[-1], atol=1e-14)
+        path.append(variable.numpy())
+    right = expected("adam", GRADS, rates)
+    np.testing.assert_allclose(path[:4], right[:4], atol=1e-15)
+    np.testing.assert_allclose(path, right, atol=1e-7 if graph else 1e-14)
+    assert optimizer.learning_rate.dtype == "float32"
+    tf.ones(2) * optimizer.learning_rate  # as anybody's code does
+    optimizer.learning_rate.assign(0.5)
+    assert optimizer._rate(optimizer.learning_rate) == 0.5
+    optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.25, 1, 0.5)
+    assert float(optimizer.learning_rate) == 0.25 * 0.5**12
+
+
+def test_a_rate_out_of_range_is_refused():
+    optimizer = Adam(0.1)
+    for lr in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="tensorflow: hyperparameter 'lr' is"):
+            optimizer.learning_rate = lr
+        with pytest.raises(ValueError, match="tensorflow: hyperparameter 'lr' is"):
+            Adam(lr)
+    np.testing.assert_array_equal(steps(optimizer, GRADS), steps(Adam(0.1), GRADS))
 
 
 def test_callbacks_change_the_rate():
@@ -280,9 +301,68 @@ def test_a_refused_step_changes_nothing():
         np.testing.assert_array_equal(x.numpy(), value)
 
 
+def test_gradients_may_be_lists_and_variables_come_from_a_generator():
+    variables = [tf.Variable(np.ones(2)), tf.Variable(np.float64(1.0))]
+    Yogi(0.1).apply(([g, g] if g > 1 else g for g in (2.0, 0.5)), (v for v in variables))
+    right = expected("yogi", [[2.0, 2.0, 0.5]], [0.1])[0]
+    np.testing.assert_allclose([*variables[0].numpy(), variables[1].numpy()], right, rtol=1e-12)
+
+
+def test_as_many_gradients_as_variables_are_wanted():
+    optimizer, variables = Yogi(0.1), [tf.Variable([1.0]), tf.Variable([1.0])]
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"tensorflow: 2 variables, {count} gradients; give one for each"):
+            optimizer.apply([tf.ones(1)] * count, variables)
+    assert int(optimizer.iterations) == 0
+
+
+def test_two_replicas_in_one_process_stay_alike(tmp_path):
+    code = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from d2l_adam import tensorflow as tab
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    v, optimizer = tf.Variable([1.0, 1.0]), tab.Yogi(0.1)
+    optimizer.build([v])
+def apply():
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    optimizer.apply([tf.constant([0.5, 2.0]) * (1.0 + tf.cast(replica, tf.float32))], [v])
+for run in (strategy.run, tf.function(strategy.run)):
+    for _ in range(3):
+        run(apply)
+tab.save("run", [v], optimizer)
+zeros = lambda: tf.Variable([0.0, 0.0])
+p, states, hyperparams = [zeros()], [(zeros(), zeros())], {"lr": 0.1, "t": 1}
+tab.load("run", p, states, hyperparams)
+replicas = [x.numpy().tolist() for x in strategy.experimental_local_results(v)]
+print(*replicas, hyperparams["t"], p[0].numpy().tolist(), sep=";")
+with strategy.scope():
+    other = tab.Yogi(0.1)
+try:
+    other.build([v])  # outside of the scope
+except RuntimeError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second, t, carried, refused = done.stdout.replace("\n", ";").strip(";").split(";")
+    assert first == second == carried
+    assert (t, refused) == ("7", "refused")
+    right = expected("yogi", [[1.5, 6.0]] * 6, [0.1] * 6)[-1]
+    np.testing.assert_allclose(json.loads(first), right, rtol=1e-5)
+
+
 def test_variables_that_are_no_floats_are_refused():
-    with pytest.raises(TypeError, match="tensorflow: variable 1 is int32; convert it to one of float16, bfloat16"):
-        Adam().build([tf.Variable(1.0), tf.Variable(1)])
+    for variable, error, words in (
+        (tf.Variable(1), TypeError, "variable 1 is int32; convert it to one of float16, bfloat16"),
+        (tf.Variable(np.ones(2), shape=[None]), ValueError, r"variable 1 has shape \(None,\); give it a definite one"),
+    ):
+        optimizer = Adam()
+        with pytest.raises(error, match=f"tensorflow: {words}"):
+            optimizer.build([tf.Variable(1.0), variable])
+        assert not optimizer.built
 
 
 @pytest.mark.parametrize("options", [{"weight_decay": -0.1}, {"learning_rate": 1}, {"momentum": 0.9}])

@@ -192,10 +192,9 @@ def test_it_carries_on_exactly_from_what_was_saved(cls, way, dtype):
     assert_equal(run(optimizer, 5, first=5), uninterrupted)
 
 
-def test_a_loaded_state_shares_no_memory_with_what_it_was_loaded_from():
-    optimizer = Adam(parameters(torch.bfloat16), lr=0.05)
+def test_averages_of_half_precision_are_copied_when_loaded():
+    optimizer, other = (Adam(parameters(torch.bfloat16), lr=0.05) for _ in range(2))
     run(optimizer, 2)
-    other = Adam(parameters(torch.bfloat16), lr=0.05)
     other.load_state_dict(optimizer.state_dict())
     before = copy.deepcopy(optimizer.state_dict()["state"])
     run(other, 3)
@@ -216,9 +215,50 @@ def test_torch_s_adam_and_ours_load_each_other_s_state(first, second):
 def test_a_state_with_amsgrad_is_refused():
     optimizer = Adam(parameters(), **TWIN)
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match="pytorch: this state is of amsgrad=True"):
+    with pytest.raises(ValueError, match="pytorch: amsgrad=True is another rule than this; leave it out"):
         optimizer.load_state_dict(torch.optim.Adam(parameters(), amsgrad=True).state_dict())
     assert optimizer.state_dict() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_state_of_an_adam_is_refused(dtype):
+    params = parameters(dtype)
+    optimizer, sgd = Adam(params, **TWIN), torch.optim.SGD(params, lr=0.1, momentum=0.9)
+    run(optimizer, 1)
+    run(sgd, 1)
+    before = copy.deepcopy(optimizer.state_dict())
+    states = [sgd.state_dict(), copy.deepcopy(before), copy.deepcopy(before)]
+    del states[1]["state"][1]["exp_avg_sq"]
+    states[2]["param_groups"][0]["lr"] = -1.0
+    for state, words in zip(
+        states, ("it lacks betas, eps, exp_avg", "it lacks exp_avg_sq; load", "'lr' is -1"), strict=True
+    ):
+        with pytest.raises(ValueError, match=f"pytorch: .*{words}"):
+            optimizer.load_state_dict(state)
+        assert str(optimizer.state_dict()) == str(before)
+
+
+def test_options_that_a_state_lacks_are_those_of_the_optimizer():
+    state = torch.optim.Adam(parameters(), **TWIN).state_dict()
+    del state["param_groups"][0]["decoupled_weight_decay"]
+    optimizer = Adam(parameters(), decoupled_weight_decay=True)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["decoupled_weight_decay"]
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_the_clock_does_not_depend_on_the_default_dtype(default):
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = Adam([p], lr=1e-3)
+    torch.set_default_dtype(default)
+    try:
+        for _ in range(300):
+            p.grad = torch.ones(2, dtype=torch.float32)
+            optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert optimizer.state[p]["step"].dtype == torch.float32
+    assert optimizer.state[p]["step"] == 300
 
 
 def test_sparse_gradients_are_summed():
@@ -264,6 +304,56 @@ def test_a_refused_step_changes_nothing():
             now = optimizer.state_dict()["state"][key]
             assert all(torch.equal(now[name], state[name]) for name in state)
         assert optimizer.state_dict()["param_groups"] == before[1]["param_groups"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_error_says_which_parameter_it_is(named):
+    params = parameters()
+    given = list(zip("abc", params, strict=True)) if named else params
+    groups = [{"params": given[:1]}, {"params": given[1:]}]
+    for optimizer, name in ((Adam(given), "c" if named else "2"), (Adam(groups), f"{'c' if named else 1} of group 1")):
+        params[2].grad = torch.zeros_like(params[2])
+        optimizer.state[params[2]] = {name: torch.zeros(7) for name in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.state[params[2]]["step"] = torch.tensor(0.0)
+        with pytest.raises(
+            ValueError, match=rf"pytorch: state v of parameter {name} has shape \(7,\), parameter {name} has"
+        ):
+            optimizer.step()
+        assert set(optimizer.state) == {params[2]}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"betas": 0.9}, ValueError, r"betas is 0\.9; give two decay rates"),
+        ({"betas": (0.9,)}, ValueError, r"betas is \(0\.9,\); give two decay rates"),
+        ({"lr": torch.ones(2)}, TypeError, "'lr' is torch.Tensor; give a Python number"),
+        ({"lr": "0.1"}, TypeError, "'lr' is builtins.str; give a Python number"),
+        ({"weight_decay": -1.0}, ValueError, r"'weight_decay' is -1\.0; a weight decay is 0 or more"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, error, words):
+    with pytest.raises(error, match=f"pytorch: .*{words}"):
+        Adam(parameters(), **options)
+
+
+def test_amsgrad_in_a_group_is_refused():
+    with pytest.raises(ValueError, match="pytorch: amsgrad=True is another rule"):
+        Adam([{"params": parameters(), "amsgrad": True}])
+
+
+def test_conjugate_gradients_are_resolved_and_conjugate_parameters_refused():
+    ours, other = (torch.nn.Parameter(torch.tensor([1 + 2j, 3j])) for _ in range(2))
+    ours.grad = torch.tensor([1 - 1j, 2j]).conj()
+    other.grad = ours.grad.resolve_conj()
+    for p in (ours, other):
+        Adam([p], lr=0.1).step()
+    assert torch.equal(ours, other)
+    assert ours.grad.is_conj()
+    p = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64).conj())
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="resolve_conj"):
+        Adam([p]).step()
 
 
 GROUP = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": -1.0}
@@ -313,21 +403,74 @@ def test_training_under_autocast():
     assert loss < 0.05
 
 
+CHANGES = [  # from step to step: a compiler may freeze a number at its first value
+    {},
+    {"betas": (0.5, 0.75), "eps": 0.1},
+    {"lr": 0.2, "weight_decay": 0.1},
+    {"weight_decay": 0.3, "maximize": True},
+    {"betas": (0.8, 0.9), "decoupled_weight_decay": True},
+]
+
+
 @compiler
-@pytest.mark.parametrize("cls", [Adam, Yogi])
-def test_the_compiled_step_is_the_eager_one(cls):
+@pytest.mark.parametrize(
+    ("cls", "dtype", "changes", "atol"),
+    [
+        (Adam, torch.float64, CHANGES * 2, 1e-14),
+        (Yogi, torch.float32, CHANGES[:2], 1e-6),
+        (Yogi, torch.bfloat16, CHANGES[:2], 1e-2),
+    ],
+)
+def test_the_compiled_step_is_the_eager_one(cls, dtype, changes, atol):
     """`torch.compile` on the processor, as it is used for a GPU by itself."""
-    for dtype, options in (
-        (torch.float32, {}),
-        (torch.float32, {"weight_decay": 0.1, "maximize": True}),
-        (torch.bfloat16, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
-    ):
-        compiled, eager = (cls(parameters(dtype), lr=0.05, fused=fused, **options) for fused in (True, False))
-        ours, others = run(compiled, 10), run(eager, 10)
-        assert_equal(ours, others, 1e-6 if dtype == torch.float32 else 1e-2)
-        for p, other in zip(ours, others, strict=True):
-            torch.testing.assert_close(compiled.state[p]["exp_avg_sq"], eager.state[other]["exp_avg_sq"])
-            assert compiled.state[p]["exp_avg_sq"].dtype == torch.float32
+    torch._dynamo.utils.counters.clear()
+    compiled, eager = (cls(parameters(dtype), lr=0.05, fused=fused) for fused in (True, False))
+    for step, change in enumerate(changes):
+        for optimizer in (compiled, eager):
+            optimizer.param_groups[0].update(change)
+        ours, others = (run(optimizer, 1, first=step) for optimizer in (compiled, eager))
+        assert_equal(ours, others, atol)
+    for p, other in zip(ours, others, strict=True):
+        torch.testing.assert_close(compiled.state[p]["exp_avg_sq"], eager.state[other]["exp_avg_sq"])
+        assert compiled.state[p]["exp_avg_sq"].dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+@compiler
+def test_what_cannot_be_flattened_is_not_compiled():
+    layouts = [torch.ones(3, 2).T, torch.ones(2, 3)]
+    for fused in (True, False):
+        params = [torch.nn.Parameter(layout.clone()) for layout in layouts]
+        for p in params:
+            p.grad = torch.arange(6.0).reshape(3, 2).T
+        Yogi(params, lr=0.5, fused=fused).step()
+        assert_equal(params[:1], params[1:])
+
+
+@compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's own
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_compiled_training_loop_trains_alike(fused):
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        X, net = torch.randn(16, 4, dtype=torch.float64), torch.nn.Linear(4, 2).double()
+        optimizer = Adam(net.parameters(), lr=0.05, weight_decay=0.1, fused=fused)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+
+        def step(net=net, optimizer=optimizer, X=X):
+            optimizer.zero_grad()
+            loss = (net(X) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step = torch.compile(step) if compiled else step
+        for _ in range(15):
+            loss = step()
+            scheduler.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_where_nothing_can_be_compiled_a_gpu_s_step_is_eager(monkeypatch):
@@ -346,5 +489,5 @@ def test_on_a_gpu_the_step_is_compiled():
     params = [torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()]
     ours = run(Yogi(params, lr=0.05), 10)
     others = run(Yogi([torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()], lr=0.05, fused=False), 10)
-    assert tab._compiled.cache_info().currsize
+    assert tab._compiled.cache_info().currsize > 0
     assert_equal(ours, others, 1e-6)
