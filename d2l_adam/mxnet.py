@@ -251,13 +251,13 @@ def carried(params, trainer):
         trainer._init_kvstore()
     if trainer._update_on_kvstore:
         raise ValueError("mxnet: the key-value store holds the averages; make the Trainer with update_on_kvstore=False")
-    numbers = {p.name: i for i, p in enumerate(trainer._params)}
+    numbers = {id(p): i for i, p in enumerate(trainer._params)}  # several may have one name
     for i, p in enumerate(params):
-        if p.name not in numbers:
-            raise ValueError(
-                f"mxnet: parameter {i}, {p.name}, is none of the Trainer's; give those that it was made for"
-            )
-    indices = [numbers[p.name] for p in params]
+        if id(p) not in numbers:
+            raise ValueError(f"mxnet: parameter {i} is none of the Trainer's; give those that it was made for")
+        if p.grad_req == "null":
+            raise ValueError(f"mxnet: parameter {i}, {p.name}, is not trained (its grad_req is 'null'); leave it out")
+    indices = [numbers[id(p)] for p in params]
     arrays = [[x.as_np_ndarray() for x in p.list_data()] for p in params]
 
     def averages():
