@@ -178,6 +178,11 @@ class Adam(keras.optimizers.Optimizer):
     def get_config(self):
         """Return the arguments of this optimizer, as `from_config` takes them."""
         config = super().get_config()
+        if (
+            isinstance(self._given_rate, float)
+            and tf.cast(self._given_rate, self._learning_rate.dtype) == config["learning_rate"]
+        ):
+            config["learning_rate"] = self._given_rate  # the variable has rounded it
         return config | {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
     def build(self, variables):
