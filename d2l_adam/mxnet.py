@@ -114,6 +114,9 @@ own Adam; `lr_mult` and `wd_mult` of the parameter are applied. Weights may be `
 of any shape, in float16, float32 or float64; the averages of float16 weights are float32, with or without
 `multi_precision`. A row_sparse gradient is made dense first: each step moves all rows, as those whose
 gradient is zero have averages too.
+
+Where a key-value store makes the steps (`update_on_kvstore`, the default for several devices and for `dist_sync`),
+MXNet prints an error that occurs in one, and goes on.
 """
 
 

@@ -19,6 +19,7 @@ from matplotlib import pyplot
 import d2l_adam
 from d2l_adam import data, spec
 from d2l_adam.render import render
+from distributed import ENGINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -136,6 +137,14 @@ def test_the_table_s_numbers_are_the_numbers():
         if tab != "numpy":
             # Summation order differs between processors; the size of the distance, a few roundings, does not.
             assert 1 / 3 < np.abs(losses - reference).max() / float(distance) < 3
+
+
+def test_the_table_of_several_processes_has_every_engine():
+    rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +[\d.]+ │", README)
+    assert [row[:3] for row in rows] == [
+        (tab, engine, rule) for tab, engines in ENGINES.items() for engine in engines for rule in spec.RULES
+    ]
+    assert all(float(row[3]) <= 1e-7 for row in rows)
 
 
 def test_what_the_readme_points_to_is_there():
