@@ -2,6 +2,8 @@
 
     from d2l_adam import torch as tab        # or mxnet, tensorflow, numpy
     tab.adam, tab.yogi, tab.init_adam_states # the section's functions, in d2l's calling convention
+    tab.Adam, tab.Yogi                       # optimizers of the framework's own kind (not in numpy)
+    tab.save, tab.load                       # one file, with which training goes on in any tab
     tab.d2l                                  # the book's own module for that framework
 
     d2l_adam.train(tab="pytorch", rule="yogi")

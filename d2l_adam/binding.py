@@ -81,7 +81,7 @@ def publish(tab: ModuleType) -> None:
     functions: dict[str, Any] = {"init_adam_states": init_adam_states}
     for name, rule in spec.RULES.items():
         functions[name] = step = tab.step(rule)
-        step.__doc__ = _document(step.__doc__, _STEP, rule)
+        step.__doc__ = _document(rule, step.__doc__, _STEP)
     functions |= {"save": _with_tab(tab, checkpoint.save), "load": _with_tab(tab, checkpoint.load)}
     for name, function in functions.items():
         function.__module__, function.__name__, function.__qualname__ = tab.__name__, name, name
@@ -98,14 +98,13 @@ def native(tab: ModuleType, rule: Any, arguments: str) -> Callable[[Any], Any]:
         cls.rule, cls.constants = staticmethod(rule), checks.constants(tab, rule)
         cls.kernel = staticmethod(kernel(tab, rule))
         defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()} | vars(cls)
-        cls.__doc__ = _document(cls.__doc__, arguments.format(**defaults), _NATIVE, rule)
+        cls.__doc__ = _document(rule, cls.__doc__, arguments.format(**defaults), _NATIVE)
         return cls
 
     return decorate
 
 
-def _document(*texts_and_rule):
-    *texts, rule = texts_and_rule
+def _document(rule, *texts):
     equations = (rule.__doc__ or "").partition(">>>")[0]  # the example there is of the rule on plain numbers
     return "\n\n".join(inspect.cleandoc(text or "") for text in (*texts, equations))
 

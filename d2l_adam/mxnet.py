@@ -173,10 +173,7 @@ class Adam(mxnet.optimizer.Optimizer):
 
     def create_state(self, index, weight):
         """Return the averages of a weight, zeros: a pair of arrays of its shape."""
-        if weight.stype != "default":
-            raise TypeError(
-                f"mxnet: weight {index} is stored as {weight.stype}; make its Parameter with stype='default'"
-            )
+        _refuse_sparse(index, weight.stype)
         dtype = numpy.dtype(weight.dtype).name
         dtype = "float32" if dtype in checks.HALF else dtype
         zeros = (mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.ctx) for _ in "vs")
