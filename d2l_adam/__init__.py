@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 #: d2l's names for the tabs; "numpy" is the reference.
 TABS = ("mxnet", "pytorch", "tensorflow", "numpy")
 
-__all__ = ["TABS", "History", "compare", "train"]
+__all__ = ["TABS", "History", "compare", "set_fused", "train"]
 
 
 def __getattr__(name):
@@ -24,4 +24,8 @@ def __getattr__(name):
         from d2l_adam import protocol
 
         return getattr(protocol, name)
+    if name == "set_fused":
+        from d2l_adam import fused
+
+        return fused.set_fused
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

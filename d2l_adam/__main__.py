@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from d2l_adam import TABS, __version__, data, protocol, spec
+from d2l_adam import TABS, __version__, data, fused, protocol, spec
 from d2l_adam import render as rendering
 
 out, err = Console(), Console(stderr=True)
@@ -136,10 +136,10 @@ def _print(curves, tolerance, dtype):
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def info(as_json):
-    """Say which frameworks are here and how to install the others, and whether the data are sound.
+    """Say which frameworks are here and how to install the others, how steps are made, and whether the data are sound.
 
-    Every framework is really imported, so this takes some seconds. Exits with 1 if the data file is
-    missing or damaged, or if an installed framework does not work.
+    Every framework is really imported, and makes a step, so this takes some seconds. Exits with 1 if the data
+    file is missing or damaged, or if an installed framework does not work.
 
     \b
     Example: d2l-adam info --json
@@ -147,30 +147,58 @@ def info(as_json):
     frameworks, sound = {}, True
     for tab in track(TABS, "importing", console=err, disable=as_json):
         package = protocol.MODULE[tab]
-        row = frameworks[tab] = {"version": None, "d2l": None, "note": ""}
+        row = frameworks[tab] = {"version": None, "d2l": None, "step": None, "note": ""}
         try:
             module = protocol.load(tab)
+            row["step"] = _how_it_steps(module)
             row["version"] = sys.modules[package].__version__
             with contextlib.suppress(AttributeError):  # a tab that the book has not
                 row["d2l"] = module.d2l and version("d2l")
         except ImportError as error:
             row["note"] = str(error)
             sound &= find_spec(package) is None or row["version"] is not None
+    steps = fused.facts()
     table: dict[str, str | None] = {"file": None, "checksum": "holds"}
     try:
         table["file"] = str(data.path())
     except (OSError, ValueError) as error:
         table["checksum"], sound = str(error), False
     if as_json:
-        _print_json({"d2l_adam": __version__, "frameworks": frameworks, "data": table, "sound": sound})
+        _print_json({"d2l_adam": __version__, "frameworks": frameworks, "steps": steps, "data": table, "sound": sound})
     else:
         out.print(f"d2l_adam {__version__}, Python {platform.python_version()}", highlight=False)
-        grid = Table("tab", "version", "d2l", "note")
+        grid = Table("tab", "version", "d2l", "steps", "note")
         for tab, row in frameworks.items():
-            grid.add_row(tab, row["version"] or "-", row["d2l"] or "-", escape(row["note"] or ""))
+            cells = (row["version"] or "-", row["d2l"] or "-", row["step"] or "-", escape(row["note"] or ""))
+            grid.add_row(tab, *cells)
         out.print(grid)
+        if steps["why"]:
+            out.print(f"steps: eager; {steps['why']}", markup=False, soft_wrap=True)
+        else:
+            out.print(
+                f"steps: fused by Numba {steps['numba']} for float32 and float64 on the processor, up to "
+                f"{steps['threads']} threads; compiled code is kept in {steps['cache']}",
+                markup=False,
+                soft_wrap=True,
+            )
         out.print(f"data: {table['file'] or '-'}; checksum: {table['checksum']}", markup=False, soft_wrap=True)
     sys.exit(0 if sound else 1)
+
+
+def _how_it_steps(module):
+    choice = fused.choice()
+    if fused.facts()["why"]:
+        return "eager"
+    features, labels, *start = protocol.start()
+    params, _, gradients = module.regression(*start)
+    fused.set_fused(True)
+    try:
+        module.adam(params, *gradients(features, labels), module.init_adam_states(5, "float32"), {"lr": 0.01, "t": 1})
+    except ValueError as error:
+        return str(error)
+    finally:
+        fused.set_fused(choice)
+    return "fused"
 
 
 @cli.command()

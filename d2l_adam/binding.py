@@ -12,8 +12,12 @@ A tab is a module of this package with these names. `bind` and `publish` use all
 | `kind(x)` | `(shape, name of the dtype, device)` |
 | `writable(x)` | whether `x` can be written in place, element by element |
 | `write(arrays, values)` | copies each value into its array, rounded to the dtype of the array |
+| `untracked()` | a context for what a step does with the framework's operations: autograd does not see it |
 | `float32(x)` | `x` in float32 |
 | `zeros(shape, dtype)` | a state: zeros of that dtype (a name, or None for the framework's default) |
+| `lend(params, grads, states)` | the memory of all of these, a `fused.Memory`; None where it may not be stepped |
+| `stepped(arrays, zero_grad)` | tells the framework that the memory has been stepped, and the gradients zeroed or not |
+| `num_threads()` | the limit of threads that the framework is set to |
 | `step(rule)` | `bind`, in d2l's calling convention for this framework |
 | `asnumpy(x)` | a copy of `x` as a `numpy.ndarray` |
 | `fill(arrays, values)` | as `write`, from `numpy.ndarray`s |
@@ -21,12 +25,13 @@ A tab is a module of this package with these names. `bind` and `publish` use all
 | `regression(w, b)` | the chapter's model: its parameters, `loss(X, y)` and `gradients(X, y)` |
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from d2l_adam import checkpoint, checks, imports, spec
+from d2l_adam import checkpoint, checks, fused, imports, spec
 
 
 def kernel(tab: ModuleType, rule: FunctionType) -> Callable[..., tuple[Any, Any, Any]]:
@@ -37,30 +42,50 @@ def kernel(tab: ModuleType, rule: FunctionType) -> Callable[..., tuple[Any, Any,
     return bound
 
 
-def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., None]:
+def conditioned(p, g, scale=None, l2=None, decay=None):
+    """What the options of an optimizer make of a parameter and its gradient, before the rule sees them."""
+    if scale is not None:
+        g = scale * g
+    if l2 is not None:
+        g = g + l2 * p
+    if decay is not None:
+        p = p * (1 - decay)
+    return p, g
+
+
+def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., bool]:
     """Return `rule` as a function `(params, grads, states, hyperparams)` that steps in place.
 
-    All inputs are checked and all new values computed before the first one is written. Parameters
-    in float16 and bfloat16 are computed in float32, where their state lives, and rounded once.
-    Raises TypeError if `rule` is not a function of `p, g, v, s, t` and constants.
+    All inputs are checked and all new values computed before the first one is written, but for those of
+    arrays that are stepped in their memory (`d2l_adam.fused`). Parameters in float16 and bfloat16 are computed
+    in float32, where their state lives, and rounded once. Raises TypeError if `rule` is not a function of
+    `p, g, v, s, t` and constants.
     """
     constants = checks.constants(tab, rule)
-    bound = kernel(tab, rule)
+    bound, loop = kernel(tab, rule), fused.Fused(tab, rule, constants)
+    untracked = vars(tab).get("untracked", contextlib.nullcontext)
 
-    def step(params, grads, states, hyperparams):
-        """Make one step in place. `params` and `grads` are lists of arrays of equal shape and dtype."""
+    def step(params, grads, states, hyperparams, zero_grad=False):
+        """Make one step in place. `params` and `grads` are lists of arrays of equal shape and dtype.
+
+        Returns whether it has set all gradients to zero, as `zero_grad` asks for: it costs least in the same pass.
+        """
         numbers = checks.numbers(tab, constants, hyperparams)
-        arrays: list[Any] = []
-        values: list[Any] = []
-        for p, g, v, s, half in checks.arrays(tab, params, grads, states):
-            arrays += p, v, s
-            if half:
-                p, g = tab.float32(p), tab.float32(g)
-            new = checks.returned(tab, rule, g, bound(p, g, v, s, **numbers))
-            # A rule may hand on an old value, which must not change while the others are written.
-            values += [1 * y if y is p or y is v or y is s else y for y in new]
-        tab.write(arrays, values)
+        taken, rows = loop.take(params, grads, states, fused.choice())
+        with untracked() if rows else _NOTHING:
+            arrays: list[Any] = []
+            values: list[Any] = []
+            for p, g, v, s, half in rows:
+                arrays += p, v, s
+                if half:
+                    p, g = tab.float32(p), tab.float32(g)
+                new = checks.returned(tab, rule, g, bound(p, g, v, s, **numbers))
+                # A rule may hand on an old value, which must not change while the others are written.
+                values += [1 * y if y is p or y is v or y is s else y for y in new]
+            zeroed = loop.run(taken, numbers, zero_grad)
+            tab.write(arrays, values)
         hyperparams["t"] = numbers["t"] + 1
+        return zeroed and not rows
 
     return step
 
@@ -89,19 +114,22 @@ def publish(tab: ModuleType) -> None:
 
 
 def native(tab: ModuleType, rule: Any, arguments: str) -> Callable[[Any], Any]:
-    """Make a class of a framework's own optimizers one of `rule`: its `kernel`, its `constants`, its docstring.
+    """Make a class of a framework's own optimizers one of `rule`: its `kernel`, `loop`, `constants`, docstring.
 
     `arguments` is how that framework documents them, with `{lr}` and such for the defaults of the class.
     """
 
     def decorate(cls):
         cls.rule, cls.constants = staticmethod(rule), checks.constants(tab, rule)
-        cls.kernel = staticmethod(kernel(tab, rule))
+        cls.kernel, cls.loop = staticmethod(kernel(tab, rule)), fused.Fused(tab, rule, cls.constants)
         defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()} | vars(cls)
         cls.__doc__ = _document(rule, cls.__doc__, arguments.format(**defaults), _NATIVE)
         return cls
 
     return decorate
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 def _document(rule, *texts):

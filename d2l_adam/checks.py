@@ -30,7 +30,7 @@ _RANGES = {
     "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
     "weight_decay": (lambda decay: 0 <= decay < 2.0**127, "a weight decay is 0 or more, and within float32"),
 }
-_ANY = (lambda _: True), ""  # a constant of the user's own
+_ANY = math.isfinite, ""  # a constant of the user's own
 
 
 def constants(tab, rule):
@@ -62,8 +62,15 @@ def numbers(tab, constants, hyperparams):
     for name, value in hyperparams.items():
         if name not in constants:
             raise KeyError(f"{tab.NAME}: unknown hyperparameter {name!r}; known: {', '.join(constants)}")
-        x = number(tab, name, value, *constants[name][1:])
-        numbers[name] = int(value) if name == "t" else x
+        _, holds, cure = constants[name]
+        # The usual cases, decided quickly, as this runs in every step.
+        if (type(value) is float and holds(value) and name != "t") or (
+            name == "t" and type(value) is int and 0 < value < 2**53
+        ):
+            numbers[name] = value
+        else:
+            x = number(tab, name, value, holds, cure)
+            numbers[name] = int(value) if name == "t" else x
     if len(numbers) < len(constants):
         for name, (default, *_) in constants.items():
             if default is inspect.Parameter.empty and name not in numbers:

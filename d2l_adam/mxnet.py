@@ -4,11 +4,13 @@ Importing it turns on MXNet's NumPy semantics (`npx.set_np()`), as the chapter's
 registers the optimizers "yogi" and "d2l_adam".
 """
 
+import math
 import sys
+from ctypes import POINTER, byref, c_int, c_void_p
 
 import numpy
 
-from d2l_adam import binding, checkpoint, checks, imports, spec
+from d2l_adam import binding, checkpoint, checks, fused, imports, spec
 
 with (
     imports.framework(
@@ -38,6 +40,9 @@ def writable(x):
     return True
 
 
+untracked = autograd.pause
+
+
 def write(arrays, values):
     for x, value in zip(arrays, values, strict=True):
         value.copyto(x)
@@ -60,6 +65,56 @@ def zeros(shape, dtype=None):
     return mxnet.np.zeros(shape, dtype)
 
 
+_CPU = {mxnet.Context.devstr2type[name] for name in ("cpu", "cpu_pinned", "cpu_shared")}
+_FULL = {mxnet.ndarray.ndarray._DTYPE_NP_TO_MX[numpy.dtype(name).type]: name for name in checks.FULL}
+_LIB = mxnet.base._LIB  # its functions return 0 if they succeed
+
+
+def lend(params, grads, states):
+    # What is still to be done may read and write these arrays. (To wait for the readers of one array costs far more.)
+    mxnet.nd.waitall()
+    places: list[int] = []
+    kind, place = _kinds(), c_void_p()
+    get, to = _LIB.MXNDArrayGetData, byref(place)
+    _, dtype, device = first = kind(params[0])
+    if dtype not in _FULL or device not in _CPU:
+        return None
+    for p, g, (v, s) in zip(params, grads, states, strict=True):
+        its = kind(p)
+        if not (its == kind(g, keep=False) == kind(v) == kind(s) and its[1:] == first[1:]):
+            return None
+        here = []
+        for x in (p, v, s, g):
+            if get(x.handle, to) or not place.value:
+                return None
+            here.append(place.value)
+        places += *here[:3], *here, math.prod(its[0])
+    return fused.Memory(_FULL[dtype], places, (params, grads, states))
+
+
+def _kinds():
+    """Return a function that gives shape, dtype and kind of device of an array, with MXNet's numbers for them."""
+    ndim, dims, dtype, device, number = c_int(), POINTER(c_int)(), c_int(), c_int(), c_int()
+    shape_to, dtype_to, device_to = (byref(ndim), byref(dims)), byref(dtype), (byref(device), byref(number))
+
+    def kind(x, keep=True):
+        known = x.__dict__.get("_d2l_adam")
+        if known is None and type(x) is PARAMETER:
+            handle = x.handle
+            if (
+                _LIB.MXNDArrayGetShapeEx(handle, *shape_to)
+                or _LIB.MXNDArrayGetDType(handle, dtype_to)
+                or _LIB.MXNDArrayGetContext(handle, *device_to)
+            ):
+                return None, None, None
+            known = dims[: ndim.value], dtype.value, device.value
+            if keep:  # they never change; a gradient is another object each time
+                x.__dict__["_d2l_adam"] = known
+        return known
+
+    return kind
+
+
 def step(rule):
     """Return `rule` as one step on MXNet arrays, in the convention of `d2l.mxnet`."""
     bound = binding.bind(_THIS, rule)
@@ -67,8 +122,7 @@ def step(rule):
     def one_step(params, states, hyperparams):
         """Make one step in place. `params` are arrays; their `.grad` is read."""
         params = checks.listed(_THIS, "params", params)
-        with autograd.pause():
-            bound(params, [getattr(p, "grad", None) for p in params], states, hyperparams)
+        bound(params, [getattr(p, "grad", None) for p in params], states, hyperparams)
 
     return one_step
 
@@ -190,26 +244,31 @@ class Adam(mxnet.optimizer.Optimizer):
             grad = grad.tostype("default")
         # A key-value store may sum the gradients elsewhere, in pinned memory for one.
         weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray().as_in_ctx(weight.ctx)
-        ((p, g, v, s, half),) = checks.arrays(_THIS, [weight], [grad], [tuple(x.as_np_ndarray() for x in state)])
         rescale, num_update = checks.number(_THIS, "rescale_grad", self.rescale_grad), self.num_update
+        options = {"scale": rescale} if rescale != 1 else {}
+        if wd := checks.number(_THIS, "wd", self._get_wd(index)):
+            options["l2"] = wd
+        clip = max(self.clip_gradient or 0, 0)
+        states = [tuple(x.as_np_ndarray() for x in state)]
+        wanted = (*options, "clip_gradient") if clip else tuple(options)
+        taken, rest = self.loop.take([weight], [grad], states, fused.choice(), wanted)
         self._update_count(index)  # the scheduler is asked for the rate of the step to be made
         try:
-            wd = checks.number(_THIS, "wd", self._get_wd(index))
             numbers = self.averaging() | {"lr": self._get_lr(index), "t": self._index_update_count[index]}
             numbers = checks.numbers(_THIS, self.constants, numbers)
         except Exception:
             self._index_update_count[index] -= 1
             self.num_update = num_update
             raise
-        with autograd.pause():
-            if half:
-                p, g = float32(p), float32(g)
-            g = rescale * g
-            if wd:
-                g = g + wd * p
-            if self.clip_gradient and self.clip_gradient > 0:
-                g = mxnet.np.clip(g, -self.clip_gradient, self.clip_gradient)
-            write((weight, v, s), self.kernel(p, g, v, s, **numbers))
+        self.loop.run(taken, numbers, **options)
+        for p, g, v, s, half in rest:
+            with untracked():
+                if half:
+                    p, g = float32(p), float32(g)
+                p, g = binding.conditioned(p, g, **options)
+                if clip:
+                    g = mxnet.np.clip(g, -clip, clip)
+                write((weight, v, s), self.kernel(p, g, v, s, **numbers))
 
 
 @binding.native(_THIS, spec.yogi, _ARGUMENTS)

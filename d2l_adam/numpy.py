@@ -1,11 +1,12 @@
 """The NumPy tab: the reference. The same spec on `numpy.ndarray`, with gradients worked out by hand."""
 
+import functools
 import sys
 
 import numpy
 from numpy import sign, sqrt, square  # noqa: F401  the words of the spec
 
-from d2l_adam import binding
+from d2l_adam import binding, checks, fused
 
 NAME = "numpy"
 PARAMETER = GRADIENT = numpy.ndarray
@@ -18,6 +19,10 @@ def kind(x):
 
 def writable(x):
     return x.flags.writeable
+
+
+# Non-finite gradients propagate silently, as in the other tabs.
+untracked = functools.partial(numpy.errstate, all="ignore")
 
 
 def write(arrays, values):
@@ -40,14 +45,30 @@ def zeros(shape, dtype=None):
     return numpy.zeros(shape, dtype)
 
 
+def lend(params, grads, states):
+    places: list[int] = []
+    dtype = params[0].dtype
+    if dtype.name not in checks.FULL or not dtype.isnative:
+        return None
+    for p, g, (v, s) in zip(params, grads, states, strict=True):
+        here = []
+        for x in (p, v, s, g):
+            if not (type(x) is numpy.ndarray and x.dtype == dtype and x.shape == p.shape):
+                return None
+            if not (x.flags.c_contiguous and x.flags.aligned and (x.flags.writeable or x is g)):
+                return None
+            here.append(x.__array_interface__["data"][0])
+        places += *here[:3], *here, p.size
+    return fused.Memory(dtype.name, places, (params, grads, states))
+
+
 def step(rule):
     """Return `rule` as one step on NumPy arrays, in d2l's convention."""
     bound = binding.bind(sys.modules[__name__], rule)
 
     def one_step(params, grads, states, hyperparams):
         """Make one step in place. `params` and `grads` are lists of arrays of equal shape and dtype."""
-        with numpy.errstate(all="ignore"):  # non-finite gradients propagate silently, as in the other tabs
-            bound(params, grads, states, hyperparams)
+        bound(params, grads, states, hyperparams)
 
     return one_step
 

@@ -77,9 +77,12 @@ def train(
         if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
     features, labels, weights, bias = start(seed, dtype)
-    params, loss, gradients = module.regression(weights, bias)
-    step, states = module.step(rule), module.init_adam_states(len(weights), dtype)
-    hyperparams = {"lr": lr, "t": 1}
+    step, hyperparams = module.step(rule), {"lr": lr, "t": 1}
+    for first in (True, False):
+        params, loss, gradients = module.regression(weights.copy(), bias.copy())
+        states = module.init_adam_states(len(weights), dtype)
+        if first:  # what is compiled for the first step is not to be in the time of an epoch
+            step(params, *gradients(features[:batch_size], labels[:batch_size]), states, {**hyperparams})
     known = rule.__name__ if rule in spec.RULES.values() else None
     if load_from is not None:
         module.load(load_from, params, states, hyperparams, rule=known)

@@ -1,13 +1,21 @@
 """The TensorFlow tab: the spec on `tf.Variable`, in the calling convention of `d2l.tensorflow` and of Keras."""
 
+import math
 import operator
 import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
 
-from d2l_adam import binding, checkpoint, checks, imports, spec
+import numpy
+
+from d2l_adam import binding, checkpoint, checks, fused, imports, spec
 
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
+    from tensorflow.python.ops.gen_resource_variable_ops import assign_variable_op, read_variable_op
+    from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 with imports.framework("keras", pip="keras"):
     import keras
 
@@ -42,7 +50,108 @@ def asnumpy(x):
 
 
 def zeros(shape, dtype=None):
-    return tf.Variable(tf.zeros(shape, dtype or tf.float32))
+    return State(tf.zeros(shape, dtype or tf.float32))
+
+
+class State(ResourceVariable):
+    """A variable whose value is changed where it lies, in memory of NumPy's; so what is read of it is a copy."""
+
+    _place: "_Place | None" = None
+    traced = False
+
+    def _read_variable_op(self, no_copy=False):
+        value = super()._read_variable_op(no_copy)
+        if tf.executing_eagerly():
+            return tf.raw_ops.DeepCopy(x=value)
+        self.traced = True  # what a graph has read may live on
+        return value
+
+    def _lazy_read(self, op):
+        return self if tf.executing_eagerly() else super()._lazy_read(op)
+
+    def place(self):
+        """Its memory; where another value has been assigned since, and so is elsewhere, it is brought here."""
+        if self._place is None or self._place.lent() is None:
+            place = self._place or _Place(self)
+            place.array[...] = self.numpy()
+            assign_variable_op(self.handle, place.lend())
+            self._place = place
+        return self._place
+
+
+class _Place:
+    """Memory for a value of a variable, which can be lent to one tensor at a time."""
+
+    def __init__(self, x):
+        dtype, shape = numpy.dtype(x.dtype.as_numpy_dtype), tuple(x.shape)
+        size, aligned = math.prod(shape) * dtype.itemsize, 64  # otherwise TensorFlow would copy it
+        memory = numpy.empty(size + aligned, numpy.uint8)
+        start = -memory.__array_interface__["data"][0] % aligned
+        self.array = memory[start : start + size].view(dtype).reshape(shape)
+        self.address = _address(self.array)
+        self.lent: Callable[[], Any] = lambda: None
+
+    def lend(self):
+        """A tensor in this memory; `lent()` is None again when the last that shares it is gone."""
+        view = self.array.view()
+        self.lent = weakref.ref(view)
+        return tf.experimental.dlpack.from_dlpack(view.__dlpack__())
+
+
+def num_threads():
+    return tf.config.threading.get_intra_op_parallelism_threads() or sys.maxsize
+
+
+_CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
+_FULL = {numpy.dtype(name): name for name in checks.FULL}
+
+
+def lend(params, grads, states):
+    places: list[int] = []
+    arrays: list[numpy.ndarray] = []
+    moved: list[tuple] = []
+    dtype = params[0].dtype.as_numpy_dtype
+    if numpy.dtype(dtype) not in _FULL:
+        return None
+    for p, g, (v, s) in zip(params, grads, states, strict=True):
+        if not (type(g) is tf.__internal__.EagerTensor and g.device == _CPU):
+            return None
+        gradient = numpy.asarray(memoryview(g))
+        olds, news = [], []
+        for x in (p, v, s):
+            if type(x) is State and not x.traced and x.device == _CPU:
+                new = x.place()
+                old, address = new.array, new.address
+            elif type(x) in (ResourceVariable, State) and x.device == _CPU:
+                old = numpy.asarray(memoryview(read_variable_op(x.handle, x.dtype)))
+                new, address = _next(x), _address(old)
+                moved.append((x, new))
+            else:
+                return None
+            if old.shape != gradient.shape or old.dtype != gradient.dtype or old.dtype != dtype:
+                return None
+            arrays.append(old)
+            olds.append(address)
+            news.append(new.address)
+        places += *olds, *news, _address(gradient), gradient.size
+    return fused.Memory(_FULL[gradient.dtype], places, (arrays, grads, moved))
+
+
+def _next(x):
+    """Memory for the next value of a variable, as the last may be in use: the one before, if that is free."""
+    _, before = x.__dict__.get("_d2l_adam", (None, None))
+    return _Place(x) if before is None or before.lent() is not None else before
+
+
+def stepped(arrays, zero_grad):
+    for x, place in arrays[-1]:
+        assign_variable_op(x.handle, place.lend())
+        last, _ = x.__dict__.get("_d2l_adam", (None, None))
+        x.__dict__["_d2l_adam"] = place, last
+
+
+def _address(array):
+    return array.__array_interface__["data"][0]
 
 
 def step(rule):
@@ -60,13 +169,19 @@ def step(rule):
                 "tensorflow: this step is for eager use. Its time step t is a Python number, which tf.function would "
                 "freeze at its first value while it traces the graph; call the step outside of tf.function"
             )
-        params, grads = checks.listed(_THIS, "params", params), list(checks.listed(_THIS, "grads", grads))
-        for i, (p, g) in enumerate(zip(params, grads, strict=False)):
-            if isinstance(p, tf.Variable) and isinstance(g, tf.IndexedSlices):
-                grads[i] = _dense(i, p, g)
+        params, grads = checks.listed(_THIS, "params", params), checks.listed(_THIS, "grads", grads)
         bound(params, grads, states, hyperparams)
 
     return one_step
+
+
+def dense(params, grads):
+    """The gradients, every `tf.IndexedSlices` made dense: the values of duplicate rows summed."""
+    grads = list(grads)
+    for i, (p, g) in enumerate(zip(params, grads, strict=False)):
+        if isinstance(p, tf.Variable) and isinstance(g, tf.IndexedSlices):
+            grads[i] = _dense(i, p, g)
+    return grads
 
 
 def _dense(i, p, slices):
@@ -97,10 +212,16 @@ def regression(w, b):
     def loss(X, y):
         return tf.reduce_mean((X @ w + b - y) ** 2 / 2)
 
-    def gradients(X, y):
+    @tf.function(input_signature=[tf.TensorSpec((None, n), w.dtype) for n in (w.shape[0], 1)])
+    def graph(X, y):
         with tf.GradientTape() as tape:
-            error = loss(tf.constant(X), tf.constant(y))
-        return (tape.gradient(error, params),)
+            error = loss(X, y)
+        return tape.gradient(error, params)
+
+    graph = graph.get_concrete_function()
+
+    def gradients(X, y):
+        return (graph(tf.constant(X), tf.constant(y)),)
 
     return params, loss, gradients
 
@@ -202,11 +323,14 @@ class Adam(keras.optimizers.Optimizer):
         value = variable.value if isinstance(variable, keras.Variable) else variable
         dtype = keras.backend.standardize_dtype(variable.dtype)
         with self._distribution_strategy.extended.colocate_vars_with(value):
-            return self.add_variable(
+            average = self.add_variable(
                 shape=variable.shape,
                 dtype="float32" if dtype in checks.HALF else dtype,
                 name=f"{getattr(variable, 'path', variable.name).replace('/', '_').replace(':', '_')}_{name}",
             )
+        if type(average._value) is ResourceVariable and tf.executing_eagerly():
+            average._value = State(average._value, trainable=False, name=average.name)
+        return average
 
     def averaging(self):
         """Return the constants of the rule but the learning rate."""
@@ -240,8 +364,15 @@ class Adam(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         """Make the step of one variable; called by `apply`."""
         v, s = (x.value for x in self.averages(variable))
-        p, g = tf.cast(variable, v.dtype), tf.cast(gradient, v.dtype)
         numbers = self.averaging() | {"t": _Number.of(self.iterations + 1), "lr": self._rate(learning_rate)}
+        if tf.executing_eagerly() and fused.choice() is not False:  # in a graph, XLA has one pass of it
+            p = variable.value if isinstance(variable, keras.Variable) else variable
+            if memory := self.loop.memory([p], [gradient], [(v, s)]):
+                self.loop.run([memory], numbers)
+                return
+            if fused.choice():
+                raise ValueError(f"tensorflow: this step cannot be fused: {self.loop.why}; leave that choice at None")
+        p, g = tf.cast(variable, v.dtype), tf.cast(gradient, v.dtype)
         new = self.kernel(p, g, tf.convert_to_tensor(v), tf.convert_to_tensor(s), **numbers)
         for x, value in zip((variable, v, s), new, strict=True):
             self.assign(x, value)

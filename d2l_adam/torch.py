@@ -1,11 +1,12 @@
 """The PyTorch tab: the spec on `torch.Tensor`, in the calling convention of `d2l.torch` and of `torch.optim`."""
 
 import functools
+import itertools
 import sys
 import warnings
 from types import FunctionType
 
-from d2l_adam import binding, checkpoint, checks, imports, spec
+from d2l_adam import binding, checkpoint, checks, fused, imports, spec
 
 with imports.framework("torch", pip="torch"):
     import torch
@@ -29,6 +30,9 @@ def writable(x):
     )
 
 
+untracked = torch.inference_mode
+
+
 def write(arrays, values):
     if arrays:
         torch._foreach_copy_(arrays, values)
@@ -48,6 +52,54 @@ def zeros(shape, dtype=None):
     return torch.zeros(shape, dtype=dtype and getattr(torch, dtype))
 
 
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+num_threads = torch.get_num_threads
+
+
+def lend(params, grads, states):
+    places: list[int] = []
+    dtype = params[0].dtype
+    if DTYPES.get(dtype) not in checks.FULL or torch.compiler.is_compiling():
+        return None
+    try:
+        for p, g, (v, s) in zip(params, grads, states, strict=True):
+            if not (  # written out: for many small tensors, this is most of a step
+                type(p) in _PLAIN
+                and type(g) in _PLAIN
+                and type(v) in _PLAIN
+                and type(s) in _PLAIN
+                and p.dtype is g.dtype is v.dtype is s.dtype is dtype
+                and p.shape == g.shape == v.shape == s.shape
+                and p.is_cpu
+                and g.is_cpu
+                and v.is_cpu
+                and s.is_cpu
+                and p.is_contiguous()
+                and g.is_contiguous()
+                and v.is_contiguous()
+                and s.is_contiguous()
+                # A tensor may stand for its negative; it is then not contiguous, unless it is a single number.
+                and ((n := p.numel()) > 1 or not (p.is_neg() or g.is_neg() or v.is_neg() or s.is_neg()))
+            ):
+                return None
+            here = p.data_ptr(), v.data_ptr(), s.data_ptr()
+            places += *here, *here, g.data_ptr(), n
+    except RuntimeError:  # a tensor without memory of its own, such as a sparse one
+        return None
+    return fused.Memory(DTYPES[dtype], places, (params, grads, states))
+
+
+def stepped(arrays, zero_grad):
+    params, grads, states = arrays
+    # Autograd may have saved what they were.
+    torch.autograd.graph.increment_version([*itertools.chain(params, grads if zero_grad else (), *states)])
+
+
+def dense(params, grads):
+    """The gradients, those that are sparse made dense: the values of duplicate indices summed."""
+    return [_dense(p, g) for p, g in zip(params, grads, strict=False)]
+
+
 def step(rule):
     """Return `rule` as one step on tensors, in the convention of `d2l.torch`."""
     bound = binding.bind(_THIS, rule)
@@ -58,16 +110,16 @@ def step(rule):
         A sparse gradient is made dense first, the values of duplicate indices summed.
         """
         params = checks.listed(_THIS, "params", params)
-        with torch.inference_mode():
-            bound(params, [_gradient(p) for p in params], states, hyperparams)
-            for p in params:
-                p.grad.zero_()
+        grads = [getattr(p, "grad", None) for p in params]
+        if not bound(params, grads, states, hyperparams, zero_grad=True):
+            with untracked():
+                for p in params:
+                    p.grad.zero_()
 
     return one_step
 
 
-def _gradient(p):
-    grad = getattr(p, "grad", None)
+def _dense(p, grad):
     if isinstance(grad, torch.Tensor) and grad.layout is not torch.strided:
         half = grad.dtype == p.dtype and DTYPES.get(p.dtype) in checks.HALF  # another dtype is refused as it is
         grad = (grad.float() if half else grad).to_dense()
@@ -104,8 +156,10 @@ Args:
     maximize (bool, optional): maximize the objective instead (default: False)
     decoupled_weight_decay (bool, optional): take the weight decay off the parameter, as
         `torch.optim.AdamW` does, rather than add it to the gradient (default: False)
-    fused (bool, optional): whether the step of each contiguous parameter is compiled, by
-        `torch.compile`, into one pass over memory. None: on a GPU (default: None)
+    fused (bool, optional): whether the step of each contiguous parameter is one pass over memory,
+        compiled by Numba for float32 and float64 on the processor, else by `torch.compile`. None: what
+        `d2l_adam.set_fused` says, and of itself by Numba if it is there, and by `torch.compile` on
+        a GPU (default: None)
 
 The state of each parameter that has had a gradient has `step`, `exp_avg` and `exp_avg_sq`. Sparse
 gradients are made dense, the values of duplicate indices summed: each step moves all coordinates,
@@ -193,46 +247,52 @@ class Adam(torch.optim.Optimizer):
 
     @torch.compiler.disable  # a compiled training loop would freeze constants that change, and round otherwise
     def _advance(self):
-        for p, state, row, constants, fused in [job for i in range(len(self.param_groups)) for job in self._jobs(i)]:
-            if fused:
-                _step_compiled(self.kernel, row, *constants)
-            else:
-                write((row[0], row[2], row[3]), _updated(self.kernel, row, *constants))
-            state["step"] += 1
-            self.state[p] = state
+        for states, taken, rest, numbers, options in [x for i in range(len(self.param_groups)) for x in self._jobs(i)]:
+            self.loop.run(taken, numbers, **options)
+            for row, compiled in rest:
+                if compiled:
+                    _step_compiled(self.kernel, row, numbers, options)
+                else:
+                    write((row[0], row[2], row[3]), _updated(self.kernel, row, numbers, options))
+            torch._foreach_add_([state["step"] for state in states.values()], 1)
+            self.state.update(states)
 
     def _jobs(self, number):
-        """What the step has to do for a group, all of it checked: a tuple for each parameter that has a gradient."""
-        group = self.param_groups[number]
-        params = [p for p in group["params"] if p.grad is not None]
-        states = [self.state.get(p) or _zero_state(p) for p in params]
-        averages = [(_plain(state["exp_avg"]), _plain(state["exp_avg_sq"])) for state in states]
+        """What the step has to do for a group, all of it checked: a tuple for all parameters of one age."""
+        group, jobs = self.param_groups[number], []
+        choice = fused.choice() if group["fused"] is None else group["fused"]
+        ages: dict[int, list[tuple]] = {}  # one, if no parameter was ever left out
+        for place, p in enumerate(group["params"]):
+            if p.grad is not None:
+                state = self.state.get(p) or _zero_state(p)
+                ages.setdefault(int(state["step"]), []).append((place, p, state))
+        for age, members in ages.items():
 
-        def name(i):
-            place = next(k for k, p in enumerate(group["params"]) if p is params[i])
-            place = group["param_names"][place] if "param_names" in group else place
-            return f"{place} of group {number}" if len(self.param_groups) > 1 else str(place)
+            def name(i, members=members):
+                place = members[i][0]
+                place = group["param_names"][place] if "param_names" in group else place
+                return f"{place} of group {number}" if len(self.param_groups) > 1 else str(place)
 
-        grads = [_plain(_resolved(_gradient(p))) for p in params]
-        rows = checks.arrays(_THIS, [_plain(p) for p in params], grads, averages, name)
-        constants = functools.cache(lambda t: self._constants(group, t))  # one t, if no parameter was ever left out
-        return [
-            (p, state, row, constants(int(state["step"]) + 1), _fusable(group, row))
-            for p, state, row in zip(params, states, rows, strict=True)
-        ]
+            numbers, options = self._constants(group, age + 1)
+            params, grads, vs, ss = zip(*(_row(p, state) for _, p, state in members), strict=True)
+            states = list(zip(vs, ss, strict=True))
+            taken, rest = self.loop.take(params, grads, states, None if choice else choice, tuple(options), name)
+            rest = [(row, _compilable(choice, row)) for row in rest]
+            jobs.append(({p: state for _, p, state in members}, taken, rest, numbers, options))
+        return jobs
 
     def _constants(self, group, t):
-        """What the rule is given beside the arrays, and what is done around it: `(numbers, maximize, l2, decay)`."""
+        """What the rule is given beside the arrays, and the options of `binding.conditioned`."""
         if group.get("amsgrad"):
             raise ValueError("pytorch: amsgrad=True is another rule than this; leave it out")
         numbers = checks.numbers(_THIS, self.constants, {"lr": _number(group["lr"]), "t": t, **_averaging(group)})
         weight_decay = checks.number(_THIS, "weight_decay", group["weight_decay"])
-        l2 = decay = None
+        options = {"scale": -1.0} if group["maximize"] else {}
         if weight_decay and group["decoupled_weight_decay"]:
-            decay = numbers["lr"] * weight_decay
+            options["decay"] = numbers["lr"] * weight_decay
         elif weight_decay:
-            l2 = weight_decay
-        return numbers, group["maximize"], l2, decay
+            options["l2"] = weight_decay
+        return numbers, options
 
 
 @binding.native(_THIS, spec.yogi, _ARGUMENTS)
@@ -297,36 +357,32 @@ def carried(params, optimizer):
     )
 
 
-def _updated(kernel, row, numbers, maximize, l2, decay):
-    """The new values of a parameter and its averages; the weight decay as `torch.optim` has it."""
+def _updated(kernel, row, numbers, options):
+    """The new values of a parameter and its averages."""
     p, g, v, s, half = row
     if half:
         p, g = p.float(), g.float()
-    if maximize:
-        g = -g
-    if l2 is not None:
-        g = g + l2 * p
-    if decay is not None:
-        p = p * (1 - decay)
+    p, g = binding.conditioned(p, g, **options)
     return kernel(p, g, v, s, **numbers)
 
 
-def _step_compiled(kernel, row, numbers, maximize, l2, decay):
+def _step_compiled(kernel, row, *constants):
     """Make the step of one parameter as one pass over memory."""
-    # The constants are tensors: of Python numbers, the compiler freezes some at their first value.
-    numbers = {name: torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
-    l2, decay = (None if x is None else torch.tensor(x, dtype=torch.float64) for x in (l2, decay))
     p, g, v, s, half = row
-    compiled = _compiled(kernel, p.dtype, half, maximize, l2 is None, decay is None)
-    compiled(p.view(-1), g.view(-1), v.view(-1), s.view(-1), numbers, l2, decay)
+    # The constants are tensors: of Python numbers, the compiler freezes some at their first value.
+    numbers, options = (
+        {name: torch.tensor(x, dtype=torch.float64) for name, x in these.items()} for these in constants
+    )
+    compiled = _compiled(kernel, p.dtype, half, *options)
+    compiled(p.view(-1), g.view(-1), v.view(-1), s.view(-1), numbers, options)
 
 
 @functools.cache
-def _compiled(kernel, dtype, half, maximize, *_):
+def _compiled(kernel, dtype, half, *options):
     """A function for each dtype and combination of options, as PyTorch compiles each only a few times."""
 
-    def step(p, g, v, s, numbers, l2, decay):
-        for x, y in zip((p, v, s), _updated(kernel, (p, g, v, s, half), numbers, maximize, l2, decay), strict=True):
+    def step(p, g, v, s, numbers, options):
+        for x, y in zip((p, v, s), _updated(kernel, (p, g, v, s, half), numbers, options), strict=True):
             x.copy_(y)
 
     # It counts by code, which all these functions would share.
@@ -334,11 +390,11 @@ def _compiled(kernel, dtype, half, maximize, *_):
     return torch.compile(own, dynamic=True)
 
 
-def _fusable(group, row):
-    """Whether the step of this parameter is to be compiled."""
+def _compilable(choice, row):
+    """Whether the step of this parameter, which Numba cannot make, is to be compiled by PyTorch."""
     p, *others, _ = row
-    wanted = p.is_cuda and _compiles(p.device.type) if group["fused"] is None else group["fused"]
-    return wanted and type(p) in (torch.Tensor, torch.nn.Parameter) and all(x.is_contiguous() for x in (p, *others))
+    wanted = p.is_cuda and _compiles(p.device.type) if choice is None else choice
+    return wanted and type(p) in _PLAIN and all(x.is_contiguous() for x in (p, *others))
 
 
 @functools.cache
@@ -361,16 +417,22 @@ def _zero_state(p):
     return {"step": torch.tensor(0.0, dtype=torch.float32)} | zeros
 
 
+def _row(p, state):
+    """Parameter, gradient and averages as real numbers of this process."""
+    p, grad, v, s = row = p, p.grad, state["exp_avg"], state["exp_avg_sq"]
+    if type(p) in _PLAIN and not p.is_complex():
+        return row
+    grad = _dense(p, grad)
+    grad = grad.resolve_conj() if isinstance(grad, torch.Tensor) else grad
+    return tuple(map(_plain, (p, grad, v, s)))
+
+
 def _plain(x):
-    """Return `x` as real numbers of this process: complex ones as pairs, of a DTensor the part that is here."""
+    """Return complex numbers as pairs, and of a DTensor the part that is here."""
     if isinstance(x, torch.Tensor):
         x = x.to_local() if hasattr(x, "to_local") else x
         x = torch.view_as_real(x) if x.is_complex() else x
     return x
-
-
-def _resolved(grad):
-    return grad.resolve_conj() if isinstance(grad, torch.Tensor) else grad
 
 
 binding.publish(_THIS)

@@ -285,7 +285,7 @@ def test_any_layout_of_memory_will_do():
     ]
     params = [torch.nn.Parameter(layout) for layout in layouts]
     copies = [torch.nn.Parameter(layout.clone(memory_format=torch.contiguous_format)) for layout in layouts]
-    assert_equal(run(Adam(params, lr=0.1), 5), run(Adam(copies, lr=0.1), 5))
+    assert_equal(run(Adam(params, lr=0.1), 5), run(Adam(copies, lr=0.1), 5), atol=1e-15)
     with pytest.raises(ValueError, match="parameter 0 cannot be written in place"):
         run(Adam([torch.nn.Parameter(torch.ones(1).expand(3))]), 1)
 
@@ -423,8 +423,9 @@ CHANGES = [  # from step to step: a compiler may freeze a number at its first va
         (Yogi, torch.bfloat16, CHANGES[:2], 1e-2),
     ],
 )
-def test_the_compiled_step_is_the_eager_one(cls, dtype, changes, atol):
+def test_the_compiled_step_is_the_eager_one(cls, dtype, changes, atol, monkeypatch):
     """`torch.compile` on the processor, as it is used for a GPU by itself."""
+    monkeypatch.setattr(cls.loop, "lend", None)  # else it would be Numba that compiles
     torch._dynamo.utils.counters.clear()
     compiled, eager = (cls(parameters(dtype), lr=0.05, fused=fused) for fused in (True, False))
     for step, change in enumerate(changes):

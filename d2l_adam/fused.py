@@ -1,0 +1,220 @@
+"""Fused steps: which arrays are stepped in one pass over their memory, and in which threads.
+
+`d2l_adam.loop` compiles the pass, and needs Numba. Where that is missing, or does not apply, a step is made with the
+operations of the framework, as before.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy
+
+from d2l_adam import checks, spec
+
+_choice: bool | None = {"0": False, "1": True}.get(os.environ.get("D2L_ADAM_FUSED", ""))
+
+
+def set_fused(fused: bool | None) -> None:
+    """Choose how the steps of this process are made, in every tab.
+
+    None, as at the start: in one pass over memory wherever that is possible, else with the operations of the
+    framework. False: always with these. True: in one pass, or it is an error that says why not. The environment
+    variable `D2L_ADAM_FUSED` (0 or 1) chooses from outside.
+    """
+    if not (fused is None or isinstance(fused, bool)):
+        raise ValueError(f"fused is {fused!r}; give True, False, or None for wherever it is possible")
+    global _choice
+    _choice = fused
+
+
+def choice() -> bool | None:
+    """What `set_fused` has chosen."""
+    return _choice
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why no step can be fused here, or None."""
+    try:
+        loop: Any = importlib.import_module("d2l_adam.loop")
+    except Exception as error:  # one made for another NumPy fails in its own ways
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "numba"
+        return "Numba is not installed; pip install numba" if absent else f"Numba cannot be imported ({error})"
+    return "NUMBA_DISABLE_JIT is set" if loop.numba.config.DISABLE_JIT else None
+
+
+def facts() -> dict[str, Any]:
+    """How steps are made here: `why` they are eager, or by which Numba, in how many threads, and kept in which folder."""
+    why = "set_fused(False), or D2L_ADAM_FUSED=0, has chosen so" if _choice is False else missing()
+    if why:
+        return {"why": why, "numba": None, "threads": None, "cache": None}
+    loop: Any = importlib.import_module("d2l_adam.loop")
+    kernel = loop.compiled(spec.adam, 5, "float32", False, False, False)
+    return {"why": None, "numba": loop.numba.__version__, "threads": num_threads(), "cache": kernel.stats.cache_path}
+
+
+class Memory(NamedTuple):
+    """Memory that a kernel may step, of some parameters of one dtype.
+
+    `places` has eight numbers for each: the addresses of p, v and s, those where their new values go (the same, or
+    elsewhere), the address of the gradient, and the number of elements. `arrays` must live as long.
+    """
+
+    dtype: str
+    places: list[int]
+    arrays: tuple
+
+
+class Fused:
+    """A rule on the memory of one tab's arrays: `take` what can be stepped so, then `run` it."""
+
+    def __init__(self, tab: ModuleType, rule: FunctionType, constants: dict):
+        self.tab, self.rule = tab, rule
+        self.lend, self.dense, self.stepped = (vars(tab).get(name) for name in ("lend", "dense", "stepped"))
+        self.defaults = {name: default for name, (default, *_) in constants.items()}
+        self.kernels: dict[tuple, Any] = {}
+        others = {*rule.__code__.co_names, *rule.__code__.co_freevars} - {*checks.WORDS}
+        empty = inspect.Parameter.empty
+        others |= {name for name, x in self.defaults.items() if x is not empty and not isinstance(x, (int, float))}
+        #: Why the rule cannot be compiled as it is meant, or None.
+        self.unfit = f"the rule {rule.__name__} uses {', '.join(sorted(others))}" if others else None
+
+    def take(self, params, grads, states, fused, options=(), name=str):
+        """Check all rows; return the memory of those to `run`, and the others as `checks.arrays` gives them.
+
+        `fused` is a choice as in `set_fused`; `options` names the keywords that `run` will be given, of `OPTIONS`.
+        """
+        tab, taken = self.tab, []
+        params, grads = checks.listed(tab, "params", params), checks.listed(tab, "grads", grads)
+        states = checks.listed(tab, "states", states)
+        if fused is not False:
+            if memory := self.memory(params, grads, states, options):  # the usual case
+                return [memory], []
+            if 1 < len(params) == len(grads) == len(states):
+                rows = zip(params, grads, states, strict=True)
+                taken = [self.memory([p], [g], [state], options) for p, g, state in rows]
+            if _twins([place for memory in taken if memory for place in memory.places]):
+                taken = []
+        if self.dense:
+            grads = self.dense(params, grads)
+        rows = checks.arrays(tab, params, grads, states, name)
+        rest = [row for i, row in enumerate(rows) if not (taken and taken[i])]
+        if fused and rest:
+            raise ValueError(f"{tab.NAME}: this step cannot be fused: {self.why}; leave that choice at None")
+        return [memory for memory in taken if memory], rest
+
+    def memory(self, params, grads, states, options=()):
+        """The memory of all these, if it may be stepped; else None, and `why` says why not."""
+        self.why = missing() or self.unfit
+        if self.why or not self.lend:
+            return None
+        self.why = "it takes contiguous float32 or float64 arrays on the processor, each in its own memory"
+        try:
+            if params and {*map(type, states)} <= {tuple, list}:
+                memory = self.lend(params, grads, states)
+                if memory and not _twins(memory.places) and self._kernel(memory.dtype, options):
+                    return memory
+        except (AttributeError, TypeError, ValueError):  # not as it should be: `checks.arrays` says what
+            pass
+        return None
+
+    def _kernel(self, dtype, options):
+        key = dtype, options
+        if key not in self.kernels:
+            loop: Any = importlib.import_module("d2l_adam.loop")
+            if others := {*options} - {*OPTIONS}:
+                self.why = f"it has no part for {', '.join(others)}"
+                return None
+            self._try()
+            given = (name in options for name in OPTIONS)
+            try:
+                kernel = loop.compiled(self.rule, len(self.defaults), dtype, *given)
+            except loop.numba.errors.NumbaError as error:
+                cause = str(error).splitlines()[0]
+                self.why = self.unfit = f"Numba cannot compile the rule {self.rule.__name__} ({cause})"
+                return None
+            self.kernels[key] = numpy.empty(0, dtype), kernel
+        return self.kernels[key]
+
+    def _try(self):
+        """Call the rule on arrays, as a compiled rule would also take a single number for a new state."""
+        rule, x = FunctionType(self.rule.__code__, {word: getattr(numpy, word) for word in checks.WORDS}), numpy.ones(2)
+        checks.returned(self.tab, self.rule, x, rule(x, x, x, x, **dict.fromkeys(self.defaults, 0.5) | {"t": 1}))
+
+    def run(self, taken, numbers, zero_grad=False, **options):
+        """Make the step in the memory taken; `numbers` are the constants of the rule.
+
+        Returns whether the gradients were set to zero, if that was asked for: not if some share memory.
+        """
+        constants = tuple(map(float, (self.defaults | numbers).values()))
+        given = [options.get(name) for name in OPTIONS] if options else _NO_OPTIONS
+        if zero_grad:
+            read = [place for memory in taken for place in memory.places[6::8]]
+            zero_grad = len({*read}) == len(read)
+        for dtype, places, arrays in taken:
+            like, kernel = self._kernel(dtype, tuple(options))
+            arguments = like, numpy.array(places), constants, *given, zero_grad
+            _in_threads(kernel, arguments, sum(places[7::8]), self.tab)
+            if self.stepped:
+                self.stepped(arrays, zero_grad)
+        return zero_grad
+
+
+def _twins(places):
+    """Whether some array is to be written twice, perhaps as a view."""
+    return len({*places[::8], *places[1::8], *places[2::8]}) * 8 < len(places) * 3
+
+
+#: What an optimizer may do to a gradient and a parameter before the rule: see `binding.conditioned`.
+OPTIONS = ("scale", "l2", "decay")
+_NO_OPTIONS = (None,) * len(OPTIONS)
+
+# A thread's start costs as much as stepping this many elements; a thread that got the other core late has fewer to do.
+_CHUNK = 1 << 18
+
+
+def _in_threads(kernel, arguments, total, tab):
+    """Run a kernel until it has run over all elements, in the calling thread and in some beside it."""
+    if total <= _CHUNK or (threads := min(num_threads(tab), -(-total // _CHUNK))) == 1:
+        kernel(*arguments, 0, total)
+        return
+    chunks = iter(range(0, total, _CHUNK))
+
+    def work():
+        for first in chunks:
+            kernel(*arguments, first, min(first + _CHUNK, total))
+
+    others = []
+    try:
+        with contextlib.suppress(RuntimeError):  # the interpreter is about to end, and starts no threads
+            others += [_pool().submit(work) for _ in range(threads - 1)]
+        work()
+    finally:  # nobody may write any more when this returns, whatever happened
+        for other in others:
+            other.cancel() or other.result()
+
+
+def num_threads(tab: ModuleType | None = None) -> int:
+    """How many threads a step uses: what the framework is set to, and no more than the environment allows."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        with contextlib.suppress(ValueError):
+            limits.append(int(os.environ.get(variable, "").partition(",")[0]))
+    if tab and hasattr(tab, "num_threads"):
+        limits.append(tab.num_threads())
+    return max(1, min(limits))
+
+
+@functools.cache
+def _pool():
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "d2l_adam")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not live on in a child
+    os.register_at_fork(after_in_child=_pool.cache_clear)
