@@ -18,9 +18,18 @@ from rich.progress import track
 from rich.table import Table
 
 from d2l_adam import TABS, __version__, data, fused, protocol, spec
+from d2l_adam import bench as benching
 from d2l_adam import render as rendering
 
 out, err = Console(), Console(stderr=True)
+_FOLDER = click.option(
+    "--out",
+    "folder",
+    default="build",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For files.",
+)
 
 
 @click.group()
@@ -39,14 +48,7 @@ def cli():
 @click.option("--num-epochs", default=2, show_default=True, help="Passes over the 1500 rows.")
 @click.option("--seed", default=0, show_default=True, help="Draws the first weights and the order of the rows.")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(protocol.TOLERANCE)))
-@click.option(
-    "--out",
-    "folder",
-    default="build",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="For files.",
-)
+@_FOLDER
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, the curves included, instead of the table.")
 def run(tabs, rules, folder, as_json, **settings):
     """Train in every framework and compare the loss curves.
@@ -199,6 +201,87 @@ def _how_it_steps(module):
     finally:
         fused.set_fused(choice)
     return "fused"
+
+
+@cli.command()
+@click.option("--tab", "tabs", multiple=True, type=click.Choice(TABS), help="Repeatable; default: all that are here.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.Choice(list(benching.SIZES)),
+    help="Repeatable; default: all but 1e8, which needs 10 GB of memory.",
+)
+@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
+@click.option("--seconds", default=8.0, show_default=True, help="For each tab and size, about.")
+@click.option("--epochs/--no-epochs", default=True, show_default=True, help="Time epochs of the chapter's training.")
+@_FOLDER
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, every turn included, instead of the tables.")
+def bench(tabs, sizes, rules, seconds, epochs, folder, as_json):
+    """Time a step, side by side: ours, the chapter's code and the frameworks' own optimizers.
+
+    Writes bench.svg, bench.png and bench.json. Takes about five minutes; the fewer tabs and sizes,
+    the less. A ratio is how often our time fits into the other's, with its quartiles.
+
+    \b
+    Example: d2l-adam bench --tab pytorch --size 1e7 --no-epochs
+    """
+    from d2l_adam import plot
+
+    tabs = tabs or protocol.installed()
+    jobs = [(tab, size) for tab in tabs for size in sizes or benching.DEFAULT_SIZES]
+    jobs += [(tab, None) for tab in tabs if epochs and tab in benching.EPOCH_GOALS]
+    result: dict = {"machine": benching.machine(), "cases": [], "epochs": {}}
+    for tab, size in track(jobs, "measuring", console=err, disable=as_json):
+        if size:
+            result["cases"].append(benching.measure(tab, size, rules or tuple(spec.RULES), seconds))
+        else:
+            result["epochs"][tab] = benching.epochs(tab)
+    result["ratios"] = benching.ratios(result)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [*plot.save_steps(result["cases"], folder / "bench"), folder / "bench.json"]
+    files[-1].write_text(json.dumps(result))
+    if as_json:
+        _print_json(result)
+        return
+    _print_bench(result)
+    out.print("Written:", ", ".join(map(str, files)), markup=False, soft_wrap=True)
+
+
+def _print_bench(result):
+    its = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in its["versions"].items())
+    out.print(f"{its['processor']}, {its['cores']} cores, {its['threads']} threads; {its['system']}", highlight=False)
+    out.print(f"Python {its['python']}; {versions}; {its['date']}", highlight=False, soft_wrap=True)
+    for case in result["cases"]:
+        plural = "s" if case["tensors"] > 1 else ""
+        title = f"{case['tab']}: {case['parameters']:,} parameters in {case['tensors']:,} tensor{plural}"
+        table = Table("", title=title, title_justify="left")
+        for heading in ("a step", "ns a parameter", "of ours"):
+            table.add_column(heading, justify="right")
+        first = case["contestants"][0]["seconds"]
+        for x in case["contestants"]:
+            each = x["seconds"] / case["parameters"] * 1e9
+            table.add_row(x["name"], _duration(x["seconds"]), f"{each:.2f}", f"{x['seconds'] / first:.2f}")
+        out.print(table)
+    for tab, made in result["epochs"].items():
+        table = Table("", title=f"{tab}: an epoch of the chapter's training", title_justify="left")
+        table.add_column("an epoch", justify="right")
+        for x in made:
+            table.add_row(x["name"], _duration(x["seconds"]))
+        out.print(table)
+    table = Table("at", "ours", "against", title="Ratios: the other's time / ours", title_justify="left")
+    for heading in ("ratio", "quartiles", "goal"):
+        table.add_column(heading, justify="right")
+    for row in result["ratios"]:
+        ratio = f"{row['ratio']:.2f}" if row["met"] else f"[red]{row['ratio']:.2f}"
+        spread = f"{row['low']:.2f} - {row['high']:.2f}"
+        table.add_row(row["at"], row["ours"], row["against"], ratio, spread, f"{row['goal']:.2f}")
+    out.print(table)
+
+
+def _duration(seconds):
+    return f"{seconds * 1e6:,.0f} us" if seconds < 1e-2 else f"{seconds * 1e3:,.1f} ms"
 
 
 @cli.command()

@@ -34,7 +34,7 @@ from typing import Any
 from d2l_adam import checkpoint, checks, fused, imports, spec
 
 
-def kernel(tab: ModuleType, rule: FunctionType) -> Callable[..., tuple[Any, Any, Any]]:
+def kernel(tab: ModuleType, rule: Any) -> Callable[..., tuple[Any, Any, Any]]:
     """Return `rule` itself, its words replaced by those of the tab: the one place where maths meets a framework."""
     words = {word: getattr(tab, word) for word in checks.WORDS}
     bound = FunctionType(rule.__code__, rule.__globals__ | words, rule.__name__, rule.__defaults__, rule.__closure__)

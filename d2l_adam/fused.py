@@ -50,7 +50,7 @@ def missing() -> str | None:
 
 
 def facts() -> dict[str, Any]:
-    """How steps are made here: `why` they are eager, or by which Numba, in how many threads, and kept in which folder."""
+    """How steps are made here: `why` they are eager, or by which Numba, in how many threads, and kept where."""
     why = "set_fused(False), or D2L_ADAM_FUSED=0, has chosen so" if _choice is False else missing()
     if why:
         return {"why": why, "numba": None, "threads": None, "cache": None}
@@ -152,6 +152,8 @@ class Fused:
 
         Returns whether the gradients were set to zero, if that was asked for: not if some share memory.
         """
+        if not taken:
+            return False
         constants = tuple(map(float, (self.defaults | numbers).values()))
         given = [options.get(name) for name in OPTIONS] if options else _NO_OPTIONS
         if zero_grad:
@@ -160,7 +162,7 @@ class Fused:
         for dtype, places, arrays in taken:
             like, kernel = self._kernel(dtype, tuple(options))
             arguments = like, numpy.array(places), constants, *given, zero_grad
-            _in_threads(kernel, arguments, sum(places[7::8]), self.tab)
+            in_threads(kernel, arguments, sum(places[7::8]), self.tab)
             if self.stepped:
                 self.stepped(arrays, zero_grad)
         return zero_grad
@@ -179,7 +181,7 @@ _NO_OPTIONS = (None,) * len(OPTIONS)
 _CHUNK = 1 << 18
 
 
-def _in_threads(kernel, arguments, total, tab):
+def in_threads(kernel, arguments, total, tab):
     """Run a kernel until it has run over all elements, in the calling thread and in some beside it."""
     if total <= _CHUNK or (threads := min(num_threads(tab), -(-total // _CHUNK))) == 1:
         kernel(*arguments, 0, total)

@@ -40,9 +40,45 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
 
 def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
     """Draw the curves to `stem`.svg and .png."""
-    figure = draw(curves, tolerance)
+    return _write(draw(curves, tolerance), stem)
+
+
+def _write(figure, stem):
     files = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     with matplotlib.rc_context({"svg.hashsalt": "d2l_adam"}):
         for file, metadata in zip(files, ({"Date": None}, {}), strict=True):
             figure.savefig(file, dpi=150, metadata=metadata)
     return files
+
+
+def draw_steps(cases: list[dict]) -> Figure:
+    """Draw what a step of one tensor costs for each parameter, against its size, as `d2l_adam.bench` measures it."""
+    tabs = list(dict.fromkeys(case["tab"] for case in cases))
+    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3, "font.size": 9}):
+        figure = Figure(figsize=(4.6 * len(tabs), 5.2), layout="constrained")
+        for axes, tab in zip(figure.subplots(1, len(tabs), sharey=True, squeeze=False)[0], tabs, strict=True):
+            _draw_tab(axes, [case for case in cases if case["tab"] == tab and case["tensors"] < 3])
+            axes.set_title(str(STYLE[tab]["label"]).partition(",")[0])
+        figure.axes[0].set_ylabel("ns a parameter")
+    return figure
+
+
+def _draw_tab(axes, cases):
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for case in sorted(cases, key=lambda case: case["parameters"]):
+        for x in case["contestants"]:
+            if not x["name"].startswith("yogi"):  # it lies on Adam's
+                lines.setdefault(x["name"], []).append((case["parameters"], x["seconds"] / case["parameters"] * 1e9))
+    for i, (name, points) in enumerate(lines.items()):
+        style = {"color": f"C{i}", "marker": "o", "markersize": 4}
+        if name == "memory":
+            style, name = {"color": "black", "linestyle": ":", "linewidth": 2}, "28 bytes at the memory's bandwidth"
+            points = [(x, y * 28 / 24) for x, y in points]
+        axes.plot(*zip(*points, strict=True), label=name, **style | ({"linewidth": 3} if "fused" in name else {}))
+    axes.set(xscale="log", yscale="log", xlabel="parameters")
+    axes.legend(fontsize=8)
+
+
+def save_steps(cases: list[dict], stem: Path) -> list[Path]:
+    """Draw what steps cost to `stem`.svg and .png."""
+    return _write(draw_steps(cases), stem)

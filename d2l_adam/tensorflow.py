@@ -70,12 +70,16 @@ class State(ResourceVariable):
         return self if tf.executing_eagerly() else super()._lazy_read(op)
 
     def place(self):
-        """Its memory; where another value has been assigned since, and so is elsewhere, it is brought here."""
+        """Its memory, or None; where another value has been assigned since, and so is elsewhere, it is brought here."""
+        if self.traced:
+            return None
         if self._place is None or self._place.lent() is None:
-            place = self._place or _Place(self)
-            place.array[...] = self.numpy()
-            assign_variable_op(self.handle, place.lend())
-            self._place = place
+            self._place = self._place or _Place(self)
+            self._place.array[...] = self.numpy()
+            tf.raw_ops.DisableCopyOnRead(resource=self.handle)  # a gather or scatter may have turned it on
+            assign_variable_op(self.handle, self._place.lend())
+            if self._place.lent() is None:  # it was copied all the same
+                return None
         return self._place
 
 
@@ -119,15 +123,14 @@ def lend(params, grads, states):
         gradient = numpy.asarray(memoryview(g))
         olds, news = [], []
         for x in (p, v, s):
-            if type(x) is State and not x.traced and x.device == _CPU:
-                new = x.place()
+            if type(x) not in (ResourceVariable, State) or x.device != _CPU:
+                return None
+            if type(x) is State and (new := x.place()):
                 old, address = new.array, new.address
-            elif type(x) in (ResourceVariable, State) and x.device == _CPU:
+            else:
                 old = numpy.asarray(memoryview(read_variable_op(x.handle, x.dtype)))
                 new, address = _next(x), _address(old)
                 moved.append((x, new))
-            else:
-                return None
             if old.shape != gradient.shape or old.dtype != gradient.dtype or old.dtype != dtype:
                 return None
             arrays.append(old)

@@ -1,0 +1,524 @@
+"""Steps in one pass over memory: the same numbers as eager ones, and nothing of a framework's own semantics lost."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from frameworks import RULES, TABS, Native, Problem
+
+import d2l_adam
+from d2l_adam import fused, protocol, spec
+
+TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
+NATIVE = ("pytorch", "tensorflow", "mxnet")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    yield
+    d2l_adam.set_fused(None)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The names of the tabs whose memory is stepped, in order."""
+    calls = []
+    run = fused.Fused.run
+
+    def counting(self, taken, *args, **kwargs):
+        calls.extend([self.tab.NAME] * len(taken))
+        return run(self, taken, *args, **kwargs)
+
+    monkeypatch.setattr(fused.Fused, "run", counting)
+    return calls
+
+
+def stepped(tab, rule, params, steps, dtype, choice):
+    d2l_adam.set_fused(choice)
+    return Problem(tab, params, dtype, lr=0.1).run(rule, steps)
+
+
+def assert_close(ours, others, atol):
+    for one, other in zip(ours, others, strict=True):
+        for x, y in zip(sum(one, ()), sum(other, ()), strict=True):
+            np.testing.assert_allclose(x, y, rtol=0 if atol < 1e-9 else 1e-5, atol=atol)
+
+
+SHAPES = [(5, 1), (1,), (), (3, 1, 2), (0, 4), (4099,)]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("tab", TABS)
+def test_a_fused_step_is_the_eager_one(tab, rule, dtype, counted):
+    rng = np.random.default_rng(0)
+    params = [rng.normal(size=shape) for shape in SHAPES if shape != () or tab != "numpy"]
+    steps = [[rng.normal(size=np.shape(p)) * scale for p in params] for scale in (1, 1e-4, 0, 1e3, 1e-30)]
+    with np.errstate(all="ignore"):
+        for bad in (np.nan, np.inf, -np.inf, 1e-45):
+            steps[-1][0].flat[int(np.isnan(bad))] = bad
+    one, other = (stepped(tab, rule, params, steps, dtype, choice) for choice in (None, False))
+    assert_close(one, other, TOLERANCE[dtype])
+    assert set(counted) == {tab}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_in_numpy_they_are_the_same_bit_for_bit(rule):
+    rng = np.random.default_rng(1)
+    params = [rng.normal(size=10_001)]
+    steps = [[rng.normal(size=10_001) * scale] for scale in (1, 1e-4, 30)]
+    one, other = (stepped("numpy", rule, params, steps, "float32", choice) for choice in (True, False))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_the_choice_is_kept_to(tab, counted):
+    problem = Problem(tab, [np.ones(3)], "float32")
+    for choice, expected in ((None, [tab]), (False, []), (True, [tab])):
+        d2l_adam.set_fused(choice)
+        problem.set_grads([np.ones(3)])
+        problem.step("adam")
+        assert counted == expected
+        counted.clear()
+    with pytest.raises(ValueError, match="fused is 'yes'; give True, False, or None"):
+        d2l_adam.set_fused("yes")
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_where_it_is_demanded_and_cannot_be_the_error_says_why(tab):
+    problem = Problem(tab, [np.ones(3), np.ones(2)], "float16")
+    problem.set_grads([np.ones(3), np.ones(2)])
+    before = problem.values()
+    d2l_adam.set_fused(True)
+    with pytest.raises(ValueError, match=f"{tab}: this step cannot be fused: it takes contiguous float32 or float64"):
+        problem.step("adam")
+    np.testing.assert_equal(problem.values(), before)
+    assert problem.hyperparams == {"lr": 0.01, "t": 1}
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_what_cannot_be_fused_is_stepped_beside_what_can(tab, counted):
+    full, half = Problem(tab, [np.ones(3), np.ones(4)], "float32"), Problem(tab, [np.ones(5)], "float16")
+    full.set_grads([np.full(3, 0.5), np.full(4, 0.5)])
+    half.set_grads([np.full(5, 0.5)])
+    mixed = Problem(tab, [], "float32")
+    mixed.params = [full.params[0], half.params[0], full.params[1]]
+    mixed.states = [full.states[0], half.states[0], full.states[1]]
+    mixed.grads = [full.grads[0], half.grads[0], full.grads[1]]
+    mixed.step("adam")
+    assert counted == [tab, tab]
+    for p, _, _ in mixed.values():
+        np.testing.assert_allclose(p, 0.99, atol=1e-3)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_it_is_the_rule_that_is_compiled(tab, counted):
+    """A rule of the user's is fused as it stands, whatever it says."""
+    source = {"square": spec.square, "sqrt": spec.sqrt}
+    new = "p * (1 - lr * wd) - lr * sqrt(square(g)) ** 3, 2 * v + g, t * s - g / 3"
+    exec(f"def rule(p, g, v, s, t, lr, wd=0.5): return {new}", source)
+    params, steps = [np.arange(1.0, 6.0)], [[np.linspace(-1, 2, 5)]] * 3
+    one, other = (stepped(tab, source["rule"], params, steps, "float64", choice) for choice in (None, False))
+    assert_close(one, other, 1e-14)
+    assert counted == [tab] * 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        (lambda p, g, v, s, t, lr: (p - lr * abs(g), v, s), r"uses abs"),
+        (lambda p, g, v, s, t, lr, mode="x": (p - lr * g, v, s), r"uses mode"),
+        (lambda p, g, v, s, t, lr: (p - lr * g, v, s) if t < 10 else (p, v, s), r"Numba cannot compile the rule"),
+    ],
+)
+def test_a_rule_that_numba_would_take_otherwise_is_stepped_eagerly(rule, why, counted):
+    steps = [[np.ones(3)]] * 2
+    values = stepped("numpy", rule, [np.zeros(3)], steps, "float64", None)
+    np.testing.assert_allclose(values[-1][0][0], -0.2)
+    assert counted == []
+    with pytest.raises(ValueError, match=why):
+        stepped("numpy", rule, [np.zeros(3)], steps, "float64", True)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_large_arrays_are_stepped_by_several_threads_alike(tab, monkeypatch):
+    size = 2 * fused._CHUNK + 77
+    rng = np.random.default_rng(2)
+    params, steps = [rng.normal(size=size), rng.normal(size=3)], [[rng.normal(size=size), np.ones(3)]] * 2
+    other = stepped(tab, "yogi", params, steps, "float32", False)
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(fused, "num_threads", lambda tab, threads=threads: threads)
+        assert_close(stepped(tab, "yogi", params, steps, "float32", True), other, 1e-6)
+
+
+def test_the_number_of_threads_is_what_the_environment_and_the_framework_say(monkeypatch):
+    torch_tab = protocol.load("pytorch")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    everything = fused.num_threads()
+    assert 1 <= everything <= os.cpu_count()
+    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1,4")
+        assert fused.num_threads() == 1
+        monkeypatch.setenv(variable, "1000")
+        assert fused.num_threads() == everything
+        monkeypatch.delenv(variable)
+    before = torch_tab.torch.get_num_threads()
+    try:
+        torch_tab.torch.set_num_threads(1)
+        assert fused.num_threads(torch_tab) == 1
+    finally:
+        torch_tab.torch.set_num_threads(before)
+
+
+def big_step(seed):
+    rng = np.random.default_rng(seed)
+    size = fused._CHUNK + 1
+    values = stepped("numpy", "adam", [rng.normal(size=size)], [[rng.normal(size=size)]], "float32", None)
+    return values[0][0][0].sum()
+
+
+def test_many_threads_may_step_at_once_and_so_may_a_child_after_a_fork(monkeypatch):
+    monkeypatch.setattr(fused, "num_threads", lambda tab: 3)
+    alone = [big_step(seed) for seed in range(6)]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(big_step, range(6))) == alone
+    program = (
+        "import multiprocessing, sys; sys.path.insert(0, 'tests'); import test_fused as t\n"
+        "t.fused.num_threads = lambda tab: 3\n"
+        "mine = t.big_step(0)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool: print(mine == pool.map(t.big_step, [0, 0])[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_step_in_a_thread_that_outlives_the_main_one():
+    program = (
+        "import sys, threading, time; sys.path.insert(0, 'tests'); import test_fused as t\n"
+        "t.fused.num_threads = lambda tab: 3\n"
+        "def late():\n    time.sleep(0.5)\n    t.big_step(0)\n    print('done')\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("tab", ["numpy", "tensorflow"])
+def test_a_step_takes_no_memory_that_grows_with_the_parameters(tab):
+    """In TensorFlow, a second place for the parameter, kept from step to step."""
+    size = 100_000
+    problem = Problem(tab, [np.ones(size)], "float32")
+    problem.set_grads([np.ones(size)])
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            problem.step("adam")
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(5):
+            problem.step("adam")
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - kept < size
+    assert abs(now - kept) < size
+    assert kept < (4.2 * 4 * size if tab == "tensorflow" else size)  # two of p (one is the variable's), v and s
+
+
+# PyTorch
+
+
+def test_autograd_notices_a_fused_step():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    for step in ("adam", "optimizer"):
+        p = torch.nn.Parameter(torch.ones(3))
+        view, states = p.view(3, 1), [(torch.zeros(3), torch.zeros(3))]
+        p.grad = torch.ones(3)
+        versions = [x._version for x in (p, *states[0], p.grad)]
+        loss = (p**2).sum() + (view**2).sum()
+        d2l_adam.set_fused(True)
+        if step == "adam":
+            tab.adam([p], states, {"lr": 0.1, "t": 1})
+            assert all(x._version > before for x, before in zip((p, *states[0], p.grad), versions, strict=True))
+            assert not p.grad.any()
+        else:
+            tab.Adam([p]).step()
+            assert p.grad._version == versions[-1]  # a graph may have saved it
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_gradients_that_share_memory_are_read_before_any_is_set_to_zero():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    params = [torch.ones(3, requires_grad=True) for _ in "ab"]
+    params[0].grad = params[1].grad = torch.ones(3)
+    tab.adam(params, [(torch.zeros(3), torch.zeros(3)) for _ in "ab"], {"lr": 0.5, "t": 1})
+    assert [p.tolist() for p in params] == [[pytest.approx(0.5, abs=1e-6)] * 3] * 2
+    assert not params[0].grad.any()
+
+
+def test_a_tensor_that_stands_for_its_negative_is_taken_as_it_is_meant():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    p = torch.ones(1, requires_grad=True)
+    p.grad = torch.tensor([1 + 1j]).conj().imag
+    assert p.grad.is_neg()
+    assert p.grad.is_contiguous()
+    tab.adam([p], [(torch.zeros(1), torch.zeros(1))], {"lr": 0.5, "t": 1})
+    assert p.item() == pytest.approx(1.5)
+
+
+def test_views_of_one_tensor_are_stepped_as_before():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    results = []
+    for choice in (None, False):
+        d2l_adam.set_fused(choice)
+        base = torch.ones(4)
+        params = [base, base.view(2, 2)]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        tab.adam(params, [(torch.zeros_like(p), torch.zeros_like(p)) for p in params], {"lr": 0.5, "t": 1})
+        results.append(base.tolist())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}, {"maximize": True}]
+)
+def test_the_options_of_an_optimizer_are_in_the_same_pass(options, counted):
+    results = []
+    for choice in (True, False):
+        native = Native("pytorch", "yogi", [np.arange(5.0), np.ones((2, 3))], lr=0.1, fused=choice, **options)
+        for step in range(3):
+            native.step([np.linspace(-1, step, 5), np.full((2, 3), 0.5)])
+        results.append(native.values())
+    assert_close([results[0]], [results[1]], 1e-15)
+    assert counted == ["pytorch"] * 3
+
+
+# MXNet
+
+
+def test_a_fused_step_waits_for_what_is_pending_and_what_follows_sees_it():
+    tab = protocol.load("mxnet")
+    np_ = tab.mxnet.np
+    for _ in range(5):
+        p, states = np_.ones((400, 400)), [(np_.zeros((400, 400)), np_.zeros((400, 400)))]
+        p.attach_grad()
+        p.grad[:] = 1
+        x = np_.ones((400, 400))
+        for _ in range(5):
+            x = np_.dot(x, x) / 400
+        p *= x  # written late
+        read = np_.dot(p, x) + p  # and read later still
+        tab.adam([p], states, {"lr": 0.25, "t": 1})
+        after = p + 0
+        np.testing.assert_allclose(read.asnumpy(), 401, rtol=1e-5)
+        np.testing.assert_allclose(after.asnumpy(), 0.75, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"wd": 0.1, "rescale_grad": 0.5}, {"clip_gradient": 0.4}])
+def test_gluon_s_options_are_kept_to(options, counted):
+    results = []
+    for choice in (None, False):
+        d2l_adam.set_fused(choice)
+        native = Native("mxnet", "adam", [np.arange(5.0)], lr=0.1, **options)
+        for step in range(3):
+            native.step([np.linspace(-1, step, 5)])
+        results.append(native.values())
+    assert_close([results[0]], [results[1]], 1e-15)
+    assert counted == ([] if "clip_gradient" in options else ["mxnet"] * 3)
+
+
+# TensorFlow
+
+READS = {
+    "value": lambda tf, x: x.value(),
+    "read_value": lambda tf, x: x.read_value(),
+    "identity": lambda tf, x: tf.identity(x),
+    "convert_to_tensor": lambda tf, x: tf.convert_to_tensor(x),
+    "slice": lambda tf, x: x[:],
+    "ellipsis": lambda tf, x: x[...],
+    "reshape": lambda tf, x: tf.reshape(x, (-1,)),
+    "numpy": lambda tf, x: x.numpy(),
+    "function": lambda tf, x: tf.function(lambda: x.read_value())(),
+    "xla": lambda tf, x: tf.function(lambda: x.read_value(), jit_compile=True)(),
+    "gather": lambda tf, x: tf.gather(x, [0, 1]),
+    "another variable": lambda tf, x: tf.Variable(x),
+    "what assign returns": lambda tf, x: x.assign_add(tf.zeros_like(x), read_value=True) + 0,
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_tensor_read_before_a_step_does_not_change_after_it(read, counted):
+    tab = protocol.load("tensorflow")
+    tf = tab.tf
+    problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
+    problem.set_grads([np.ones(4)])
+    p, (v, s) = problem.params[0], problem.states[0]
+    snapshots = []
+    for _ in range(4):
+        problem.step("adam")
+        for x in (p, v, s):
+            tensor = READS[read](tf, x)
+            snapshots.append((tensor, tf.convert_to_tensor(tensor).numpy().copy()))
+            np.testing.assert_array_equal(snapshots[-1][1], x.numpy()[: len(snapshots[-1][1])])
+    for tensor, value in snapshots:
+        np.testing.assert_array_equal(tf.convert_to_tensor(tensor).numpy(), value)
+    assert len({tuple(value) for _, value in snapshots}) == len(snapshots)
+    assert counted == ["tensorflow"] * 4
+    d2l_adam.set_fused(False)
+    other = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
+    assert_close([problem.values()], [other.run("adam", [[np.ones(4)]] * 4)[-1]], 1e-6)
+
+
+@pytest.mark.parametrize("how", ["assign", "assign_add", "scatter", "graph", "xla", "restore"])
+def test_what_is_assigned_between_steps_is_not_lost(how, tmp_path):
+    tab = protocol.load("tensorflow")
+    tf = tab.tf
+    results = []
+    for choice in (True, False):
+        d2l_adam.set_fused(choice)
+        problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
+        problem.set_grads([np.ones(4)])
+        problem.step("adam")
+        checkpoint = tf.train.Checkpoint(variables=[*problem.params, *problem.states[0]])
+        saved = checkpoint.save(tmp_path / "checkpoint")
+        problem.step("adam")
+        for i, x in enumerate((*problem.params, *problem.states[0])):
+            new = tf.constant([1.0, 2.0, 3.0, 4.0]) / (i + 1)
+            if how == "assign":
+                x.assign(new)
+            elif how == "assign_add":
+                x.assign_add(new)
+            elif how == "scatter":
+                x.scatter_nd_update([[1]], [0.25])
+            elif how in ("graph", "xla"):
+                tf.function(lambda x=x, new=new: x.assign(new), jit_compile=how == "xla")()
+        if how == "restore":
+            checkpoint.restore(saved).assert_consumed()
+        problem.step("adam")
+        problem.step("adam")
+        results.append(problem.values())
+    assert_close([results[0]], [results[1]], 1e-6)
+
+
+def test_plain_variables_are_fused_as_states_too(counted):
+    tf = protocol.load("tensorflow").tf
+    problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
+    problem.states = [(tf.Variable(tf.zeros(4)), tf.Variable(tf.zeros(4)))]
+    before = [(x.read_value(), x.numpy()) for x in (*problem.params, *problem.states[0])]
+    problem.run("yogi", [[np.ones(4)]] * 3)
+    assert counted == ["tensorflow"] * 3
+    assert all(np.array_equal(tensor.numpy(), value) for tensor, value in before)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("tab", NATIVE)
+def test_native_optimizers_are_fused_alike(tab, rule, counted):
+    results = []
+    for choice in (None, False):
+        d2l_adam.set_fused(choice)
+        native = Native(tab, rule, [np.arange(5.0), np.ones((2, 3))], lr=0.1)
+        for step in range(3):
+            native.step([np.linspace(-1, step, 5), np.full((2, 3), 0.5)])
+        results.append(native.values())
+    assert_close([results[0]], [results[1]], 1e-15)
+    assert counted == [tab] * (3 if tab == "pytorch" else 6)
+
+
+# Numba
+
+
+def run_python(program, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+STEP = "import d2l_adam; from d2l_adam import fused; print(d2l_adam.train('numpy').losses[-1], fused.facts())"
+
+
+def test_what_is_compiled_is_kept_where_the_user_says_also_by_two_at_once(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STEP],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=300) for process in processes]
+    assert [err for _, err in results] == ["", ""]
+    assert results[0] == results[1]
+    assert str(tmp_path) in results[0][0]
+    files = sorted(tmp_path.rglob("*.nb*"))
+    assert files
+    written = [file.stat().st_mtime_ns for file in files]
+    assert run_python(STEP, NUMBA_CACHE_DIR=str(tmp_path)).stdout == results[0][0]
+    assert [file.stat().st_mtime_ns for file in files] == written  # it was read, not compiled anew
+    for spoil in (lambda file: file.write_bytes(b"nonsense"), lambda file: os.truncate(file, 10)):
+        for file in files:
+            spoil(file)
+        done = run_python(STEP, NUMBA_CACHE_DIR=str(tmp_path))
+        assert done.stdout.split()[0] == results[0][0].split()[0], done.stderr
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path):
+    (tmp_path / "file").write_text("no folder")  # also for a superuser
+    here = {
+        "NUMBA_CACHE_DIR": str(tmp_path / "file"),
+        "HOME": str(tmp_path / "file"),
+        "XDG_CACHE_HOME": str(tmp_path / "file"),
+    }
+    done = run_python(STEP, **here)
+    assert done.stderr == ""
+    assert "'why': None" in done.stdout
+
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "numba":
+            raise ModuleNotFoundError("No module named 'numba'", name="numba")
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_without_numba_everything_works_as_before():
+    done = run_python(WITHOUT + STEP)
+    assert done.stderr == ""
+    assert "Numba is not installed; pip install numba" in done.stdout
+    d2l_adam.set_fused(False)
+    assert float(done.stdout.split()[0]) == protocol.train("numpy").losses[-1]
+    done = run_python(WITHOUT + "import d2l_adam; d2l_adam.set_fused(True); d2l_adam.train('numpy')")
+    assert "ValueError: numpy: this step cannot be fused: Numba is not installed; pip install numba" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"), [("D2L_ADAM_FUSED", "D2L_ADAM_FUSED=0"), ("NUMBA_DISABLE_JIT", "NUMBA_DISABLE_JIT is set")]
+)
+def test_the_environment_may_choose(variable, words):
+    value = {"D2L_ADAM_FUSED": "0", "NUMBA_DISABLE_JIT": "1"}[variable]
+    done = run_python(STEP, **{variable: value})
+    assert done.stderr == ""
+    assert words in done.stdout
+
+
+def test_importing_a_tab_does_not_import_numba():
+    assert run_python("import d2l_adam.numpy, sys; print('numba' in sys.modules)").stdout == "False\n"
