@@ -47,8 +47,8 @@ cells: $(ready) ## Render the cells of the chapter from the spec anew
 test: lint $(ready-tests) ## Run the whole test suite
 	@$(python) -m pytest
 
-bench: $(ready) | build/tmp ## Time the steps against code written by hand, side by side
-	@$(python) tests/bench_step.py
+bench: $(ready) | build/tmp ## Time steps and epochs, ours and the frameworks' own side by side
+	@$(python) -m d2l_adam bench
 
 lint: $(ready) | build/tmp ## Check style and types
 	@$(python) -m ruff check --quiet .
@@ -63,7 +63,7 @@ wheel: $(ready) | build/tmp ## Build the wheel and the source archive into build
 	@$(python) -m build --no-isolation --outdir build/dist
 
 clean: ## Remove what the commands wrote
-	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache d2l_adam/__pycache__
 
 distclean: clean ## Remove the environment too
 	rm -rf .venv
