@@ -10,7 +10,8 @@ import functools
 import importlib
 import inspect
 import os
-from types import FunctionType, ModuleType
+import time
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy
@@ -76,10 +77,13 @@ class Fused:
 
     def __init__(self, tab: ModuleType, rule: FunctionType, constants: dict):
         self.tab, self.rule = tab, rule
-        self.lend, self.dense, self.stepped = (vars(tab).get(name) for name in ("lend", "dense", "stepped"))
+        hooks = (vars(tab).get(name) for name in ("lend", "dense", "settle", "stepped"))
+        self.lend, self.dense, self.settle, self.stepped = hooks
         self.defaults = {name: default for name, (default, *_) in constants.items()}
         self.kernels: dict[tuple, Any] = {}
-        others = {*rule.__code__.co_names, *rule.__code__.co_freevars} - {*checks.WORDS}
+        code = rule.__code__
+        others = {*code.co_names, *code.co_freevars} - {*checks.WORDS}
+        others |= {x.co_name for x in code.co_consts if isinstance(x, CodeType)}
         empty = inspect.Parameter.empty
         others |= {name for name, x in self.defaults.items() if x is not empty and not isinstance(x, (int, float))}
         #: Why the rule cannot be compiled as it is meant, or None.
@@ -115,12 +119,14 @@ class Fused:
         if self.why or not self.lend:
             return None
         self.why = "it takes contiguous float32 or float64 arrays on the processor, each in its own memory"
+        if self.settle:
+            self.settle()
         try:
             if params and {*map(type, states)} <= {tuple, list}:
                 memory = self.lend(params, grads, states)
                 if memory and not _twins(memory.places) and self._kernel(memory.dtype, options):
                     return memory
-        except (AttributeError, TypeError, ValueError):  # not as it should be: `checks.arrays` says what
+        except (AttributeError, BufferError, TypeError, ValueError):  # not as it should be: `checks.arrays` says what
             pass
         return None
 
@@ -131,12 +137,12 @@ class Fused:
             if others := {*options} - {*OPTIONS}:
                 self.why = f"it has no part for {', '.join(others)}"
                 return None
-            self._try()
             given = (name in options for name in OPTIONS)
             try:
+                self._try()
                 kernel = loop.compiled(self.rule, len(self.defaults), dtype, *given)
-            except loop.numba.errors.NumbaError as error:
-                cause = str(error).splitlines()[0]
+            except Exception as error:
+                cause = str(error).partition("\n")[0]
                 self.why = self.unfit = f"Numba cannot compile the rule {self.rule.__name__} ({cause})"
                 return None
             self.kernels[key] = numpy.empty(0, dtype), kernel
@@ -144,8 +150,11 @@ class Fused:
 
     def _try(self):
         """Call the rule on arrays, as a compiled rule would also take a single number for a new state."""
+        empty = inspect.Parameter.empty
+        numbers = {name: 0.5 if x is empty else x for name, x in self.defaults.items()} | {"t": 2}
         rule, x = FunctionType(self.rule.__code__, {word: getattr(numpy, word) for word in checks.WORDS}), numpy.ones(2)
-        checks.returned(self.tab, self.rule, x, rule(x, x, x, x, **dict.fromkeys(self.defaults, 0.5) | {"t": 1}))
+        with numpy.errstate(all="ignore"):
+            checks.returned(self.tab, self.rule, x, rule(x, x, x, x, **numbers))
 
     def run(self, taken, numbers, zero_grad=False, **options):
         """Make the step in the memory taken; `numbers` are the constants of the rule.
@@ -161,16 +170,19 @@ class Fused:
             zero_grad = len({*read}) == len(read)
         for dtype, places, arrays in taken:
             like, kernel = self._kernel(dtype, tuple(options))
-            arguments = like, numpy.array(places), constants, *given, zero_grad
-            in_threads(kernel, arguments, sum(places[7::8]), self.tab)
-            if self.stepped:
-                self.stepped(arrays, zero_grad)
+            arguments = like, numpy.array(places, numpy.int64), constants, *given, zero_grad
+            try:
+                in_threads(kernel, arguments, sum(places[7::8]), self.tab)
+            finally:  # also if the user has interrupted it
+                if self.stepped:
+                    self.stepped(arrays, zero_grad)
         return zero_grad
 
 
 def _twins(places):
-    """Whether some array is to be written twice, perhaps as a view."""
-    return len({*places[::8], *places[1::8], *places[2::8]}) * 8 < len(places) * 3
+    """Whether some array is to be written twice, or written and read as a gradient, perhaps as a view."""
+    written = {*places[::8], *places[1::8], *places[2::8]}
+    return len(written) * 8 < len(places) * 3 or not written.isdisjoint(places[6::8])
 
 
 #: What an optimizer may do to a gradient and a parameter before the rule: see `binding.conditioned`.
@@ -187,19 +199,34 @@ def in_threads(kernel, arguments, total, tab):
         kernel(*arguments, 0, total)
         return
     chunks = iter(range(0, total, _CHUNK))
+    working: list[None] = []
 
     def work():
-        for first in chunks:
-            kernel(*arguments, first, min(first + _CHUNK, total))
+        working.append(None)
+        try:
+            for first in chunks:
+                kernel(*arguments, first, min(first + _CHUNK, total))
+        finally:
+            working.pop()
 
-    others = []
+    interrupted, done = None, False
     try:
-        with contextlib.suppress(RuntimeError):  # the interpreter is about to end, and starts no threads
-            others += [_pool().submit(work) for _ in range(threads - 1)]
-        work()
-    finally:  # nobody may write any more when this returns, whatever happened
-        for other in others:
-            other.cancel() or other.result()
+        for _ in range(threads - 1):
+            _pool().submit(work)
+    except RuntimeError:  # there are no more threads, or the interpreter is about to end
+        pass
+    except BaseException as error:
+        interrupted = error
+    while not done:  # whatever happens, the step is finished, and nobody writes any more when this returns
+        try:
+            work()
+            while working:
+                time.sleep(2e-5)
+            done = True
+        except BaseException as error:
+            interrupted = error
+    if interrupted:
+        raise interrupted
 
 
 def num_threads(tab: ModuleType | None = None) -> int:

@@ -23,59 +23,59 @@ from d2l_adam.binding import conditioned
 types: Any = numba.types
 
 
-class Number(types.Type):
-    """A constant of a rule: it is computed in double precision until it meets an array, whose dtype it then takes.
+class Element(types.Type):
+    """An element of an array, as a rule sees it: a number that it meets is rounded to its dtype.
 
-    So it is in every framework for a Python float. Numba's own float64 would have the whole rule computed in double.
+    So do the frameworks with a Python float that meets an array. Numba by itself has it the other way round, and
+    would compute a float32 rule in double precision, of which the constants are.
     """
 
-    def __init__(self):
-        super().__init__("Number")
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"Element({dtype})")
 
 
-_NUMBER = Number()
-
-
-@register_model(Number)
+@register_model(Element)
 class _Model(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, dmm.lookup(types.float64).get_value_type())
+        super().__init__(dmm, fe_type, dmm.lookup(fe_type.dtype).get_value_type())
 
 
-def _common(a, b):
-    """The type in which an operator of a Number and something else is computed; None if there is none."""
-    other = b if a == _NUMBER else a
-    if _NUMBER in (a, b) and isinstance(other, (Number, types.Integer, types.Float)):
-        return other if isinstance(other, types.Float) else _NUMBER
-    return None
+def _plain(kind):
+    return kind.dtype if isinstance(kind, Element) else kind
 
 
 def _define(operation):
     @infer_global(operation)
     class _Typing(AbstractTemplate):
         def generic(self, args, kws):
-            common = _common(*args) if len(args) == 2 else None
-            return common and signature(common, *args)
+            elements = [x for x in args if isinstance(x, Element)]
+            if elements and all(isinstance(_plain(x), types.Number) for x in args):
+                return signature(elements[0], *args)
+            return None
 
     def lower(context, builder, sig, args):
-        double = [types.float64 if x == _NUMBER else x for x in (sig.return_type, *sig.args)]
-        common, *of = double
-        args = [context.cast(builder, x, its, common) for x, its in zip(args, of, strict=True)]
-        return context.get_function(operation, signature(common, common, common))(builder, args)
+        dtype = _plain(sig.return_type)
+        args = [context.cast(builder, x, _plain(its), dtype) for x, its in zip(args, sig.args, strict=True)]
+        return context.get_function(operation, signature(dtype, *[dtype] * len(args)))(builder, args)
 
-    for of in ((Number, Number), (Number, types.Any), (types.Any, Number)):
+    for of in ((Element, Element), (Element, types.Number), (types.Number, Element), (Element,)):
         lower_builtin(operation, *of)(lower)
 
 
-for _operation in (operator.add, operator.sub, operator.mul, operator.truediv, operator.pow):
+for _operation in (operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg):
     _define(_operation)
 
 
 @intrinsic
-def _numbers(context, x):
-    """Take a float64, or a tuple of them, for a Number; None remains None."""
-    kind = x if x == types.none else types.UniTuple(_NUMBER, x.count) if isinstance(x, types.UniTuple) else _NUMBER
-    return kind(x), lambda context, builder, sig, args: args[0]
+def _element(context, x):
+    return Element(x)(x), lambda context, builder, sig, args: args[0]
+
+
+@intrinsic
+def _number(context, x):
+    """An element as Numba's own number; a number as it is."""
+    return _plain(x)(x), lambda context, builder, sig, args: args[0]
 
 
 @intrinsic
@@ -92,13 +92,18 @@ _jit = functools.partial(numba.njit, error_model="numpy")  # 0/0 is NaN, and no 
 
 
 @_jit
+def _sqrt(x):
+    return _element(numpy.sqrt(_number(x)))
+
+
+@_jit
 def _square(x):
     return x * x
 
 
 @_jit
 def _sign(x):
-    return numpy.sign(x)
+    return _element(numpy.sign(_number(x)))
 
 
 _conditioned: Any = _jit(conditioned)
@@ -113,7 +118,6 @@ def _kernel(like, places, constants, scale, l2, decay, zero_grad, first, last):
 
     `places` are those of a `fused.Memory`; `like` is an array of its dtype.
     """
-    constants, scale, l2, decay = _numbers(constants), _numbers(scale), _numbers(l2), _numbers(decay)
     begin = 0
     for k in range(0, len(places), 8):
         end = begin + places[k + 7]
@@ -130,8 +134,9 @@ def _kernel(like, places, constants, scale, l2, decay, zero_grad, first, last):
             s = numba.carray(_pointer(places[k + 5] + offset, like), size)
             g = numba.carray(_pointer(places[k + 6] + offset, like), size)
             for i in range(size):
-                p_, g_ = _conditioned(p[i], g[i], scale, l2, decay)
-                p[i], v[i], s[i] = _rule(p_, g_, v[i], s[i], *constants)
+                p_, g_ = _conditioned(_element(p[i]), _element(g[i]), scale, l2, decay)
+                new = _rule(p_, g_, _element(v[i]), _element(s[i]), *constants)
+                p[i], v[i], s[i] = _number(new[0]), _number(new[1]), _number(new[2])
             if zero_grad:
                 for i in range(size):
                     g[i] = 0
@@ -144,7 +149,7 @@ def compiled(rule: FunctionType, num_constants: int, dtype: str, *options: bool)
 
     `options` says which of scale, l2 and decay are given. Raises numba's errors where it cannot compile the rule.
     """
-    words = {"sqrt": numpy.sqrt, "square": _square, "sign": _sign}
+    words = {"sqrt": _sqrt, "square": _square, "sign": _sign}
     own = FunctionType(rule.__code__, words)
     kernel: Any = FunctionType(_kernel.__code__, globals() | {"_rule": _jit(own)})
     # Numba finds what it has compiled by this name. A file is of one signature on one kind of processor, so that

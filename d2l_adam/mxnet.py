@@ -70,46 +70,50 @@ _FULL = {mxnet.ndarray.ndarray._DTYPE_NP_TO_MX[numpy.dtype(name).type]: name for
 _LIB = mxnet.base._LIB  # its functions return 0 if they succeed
 
 
+# What is still to be done may read and write the arrays. (To wait for the readers of one of them costs far more.)
+settle = mxnet.nd.waitall
+
+
 def lend(params, grads, states):
-    # What is still to be done may read and write these arrays. (To wait for the readers of one array costs far more.)
-    mxnet.nd.waitall()
     places: list[int] = []
     kind, place = _kinds(), c_void_p()
     get, to = _LIB.MXNDArrayGetData, byref(place)
-    _, dtype, device = first = kind(params[0])
+    _, dtype, device, _ = first = kind(params[0])
     if dtype not in _FULL or device not in _CPU:
         return None
     for p, g, (v, s) in zip(params, grads, states, strict=True):
-        its = kind(p)
-        if not (its == kind(g, keep=False) == kind(v) == kind(s) and its[1:] == first[1:]):
+        shape, *like = its = kind(p)
+        if not (its == kind(g, keep=False) == kind(v) == kind(s) and (*like,) == first[1:]):
             return None
+        if 0 in shape:
+            continue
         here = []
         for x in (p, v, s, g):
             if get(x.handle, to) or not place.value:
                 return None
             here.append(place.value)
-        places += *here[:3], *here, math.prod(its[0])
+        places += *here[:3], *here, math.prod(shape)
     return fused.Memory(_FULL[dtype], places, (params, grads, states))
 
 
 def _kinds():
-    """Return a function that gives shape, dtype and kind of device of an array, with MXNet's numbers for them."""
+    """Return a function that gives shape, dtype, kind and number of the device of an array, in MXNet's numbers."""
     ndim, dims, dtype, device, number = c_int(), POINTER(c_int)(), c_int(), c_int(), c_int()
     shape_to, dtype_to, device_to = (byref(ndim), byref(dims)), byref(dtype), (byref(device), byref(number))
 
     def kind(x, keep=True):
-        known = x.__dict__.get("_d2l_adam")
-        if known is None and type(x) is PARAMETER:
-            handle = x.handle
+        handle = x.handle
+        of, known = x.__dict__.get("_d2l_adam", (None, None))
+        if of is not handle and type(x) is PARAMETER:
             if (
                 _LIB.MXNDArrayGetShapeEx(handle, *shape_to)
                 or _LIB.MXNDArrayGetDType(handle, dtype_to)
                 or _LIB.MXNDArrayGetContext(handle, *device_to)
             ):
-                return None, None, None
-            known = dims[: ndim.value], dtype.value, device.value
-            if keep:  # they never change; a gradient is another object each time
-                x.__dict__["_d2l_adam"] = known
+                return None, None, None, None
+            known = tuple(dims[: ndim.value]), dtype.value, device.value, number.value
+            if keep:  # for a handle they never change; a gradient has another each time
+                x.__dict__["_d2l_adam"] = handle, known
         return known
 
     return kind

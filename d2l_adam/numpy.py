@@ -58,7 +58,8 @@ def lend(params, grads, states):
             if not (x.flags.c_contiguous and x.flags.aligned and (x.flags.writeable or x is g)):
                 return None
             here.append(x.__array_interface__["data"][0])
-        places += *here[:3], *here, p.size
+        if p.size:
+            places += *here[:3], *here, p.size
     return fused.Memory(dtype.name, places, (params, grads, states))
 
 

@@ -50,37 +50,40 @@ def asnumpy(x):
 
 
 def zeros(shape, dtype=None):
-    return State(tf.zeros(shape, dtype or tf.float32))
+    make = tf.Variable if tf.distribute.has_strategy() else State
+    return make(tf.zeros(shape, dtype or tf.float32))
 
 
 class State(ResourceVariable):
-    """A variable whose value is changed where it lies, in memory of NumPy's; so what is read of it is a copy."""
+    """A variable whose value is changed where it lies, in memory of NumPy's, until anybody else asks for its handle.
+
+    All of TensorFlow needs the handle to read or to write it; then its tensors may share the memory, which are never
+    to change, and each new value goes to another place, as that of any variable.
+    """
 
     _place: "_Place | None" = None
-    traced = False
 
-    def _read_variable_op(self, no_copy=False):
-        value = super()._read_variable_op(no_copy)
-        if tf.executing_eagerly():
-            return tf.raw_ops.DeepCopy(x=value)
-        self.traced = True  # what a graph has read may live on
-        return value
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.shared = False
 
-    def _lazy_read(self, op):
-        return self if tf.executing_eagerly() else super()._lazy_read(op)
+    @property
+    def _handle(self):
+        self.shared = True
+        return self.own
+
+    @_handle.setter
+    def _handle(self, handle):
+        self.own = handle
 
     def place(self):
-        """Its memory, or None; where another value has been assigned since, and so is elsewhere, it is brought here."""
-        if self.traced:
-            return None
-        if self._place is None or self._place.lent() is None:
-            self._place = self._place or _Place(self)
-            self._place.array[...] = self.numpy()
-            tf.raw_ops.DisableCopyOnRead(resource=self.handle)  # a gather or scatter may have turned it on
-            assign_variable_op(self.handle, self._place.lend())
-            if self._place.lent() is None:  # it was copied all the same
-                return None
-        return self._place
+        """Its memory, or None if it is shared."""
+        if self._place is None and not self.shared:
+            place = _Place(self)
+            place.array[...] = _value(self)
+            assign_variable_op(self.own, place.lend())
+            self._place, self.shared = place, place.lent() is None  # it was copied, for some reason
+        return None if self.shared else self._place
 
 
 class _Place:
@@ -123,12 +126,12 @@ def lend(params, grads, states):
         gradient = numpy.asarray(memoryview(g))
         olds, news = [], []
         for x in (p, v, s):
-            if type(x) not in (ResourceVariable, State) or x.device != _CPU:
+            if type(x) not in (ResourceVariable, State) or _own(x).device != _CPU:
                 return None
             if type(x) is State and (new := x.place()):
                 old, address = new.array, new.address
             else:
-                old = numpy.asarray(memoryview(read_variable_op(x.handle, x.dtype)))
+                old = _value(x)
                 new, address = _next(x), _address(old)
                 moved.append((x, new))
             if old.shape != gradient.shape or old.dtype != gradient.dtype or old.dtype != dtype:
@@ -148,9 +151,18 @@ def _next(x):
 
 def stepped(arrays, zero_grad):
     for x, place in arrays[-1]:
-        assign_variable_op(x.handle, place.lend())
+        assign_variable_op(_own(x), place.lend())
         last, _ = x.__dict__.get("_d2l_adam", (None, None))
         x.__dict__["_d2l_adam"] = place, last
+
+
+def _own(x):
+    return x.own if type(x) is State else x.handle
+
+
+def _value(x):
+    """The value of a variable, as an array that shares its memory."""
+    return numpy.asarray(memoryview(read_variable_op(_own(x), x.dtype)))
 
 
 def _address(array):
@@ -362,13 +374,18 @@ class Adam(keras.optimizers.Optimizer):
             if g is not None and not tf.TensorShape(p.shape).is_compatible_with(g.shape):
                 shapes = f"has shape {tuple(g.shape)}, variable {i} has {tuple(p.shape)}"
                 raise ValueError(f"tensorflow: gradient of variable {i} {shapes}; make them alike")
+        halves = [p.name for p in variables if keras.backend.standardize_dtype(p.dtype) in checks.HALF]
+        if halves and fused.choice() and tf.executing_eagerly():
+            raise ValueError(
+                f"tensorflow: this step cannot be fused: {halves[0]} is half precision; leave that choice at None"
+            )
         super().apply(grads, None if trainable_variables is None else variables)
 
     def update_step(self, gradient, variable, learning_rate):
         """Make the step of one variable; called by `apply`."""
         v, s = (x.value for x in self.averages(variable))
         numbers = self.averaging() | {"t": _Number.of(self.iterations + 1), "lr": self._rate(learning_rate)}
-        if tf.executing_eagerly() and fused.choice() is not False:  # in a graph, XLA has one pass of it
+        if tf.executing_eagerly() and fused.choice() is not False:  # in a graph, XLA may make it one pass
             p = variable.value if isinstance(variable, keras.Variable) else variable
             if memory := self.loop.memory([p], [gradient], [(v, s)]):
                 self.loop.run([memory], numbers)

@@ -59,7 +59,7 @@ num_threads = torch.get_num_threads
 def lend(params, grads, states):
     places: list[int] = []
     dtype = params[0].dtype
-    if DTYPES.get(dtype) not in checks.FULL or torch.compiler.is_compiling():
+    if DTYPES.get(dtype) not in checks.FULL or _traced():
         return None
     try:
         for p, g, (v, s) in zip(params, grads, states, strict=True):
@@ -78,21 +78,40 @@ def lend(params, grads, states):
                 and g.is_contiguous()
                 and v.is_contiguous()
                 and s.is_contiguous()
-                # A tensor may stand for its negative; it is then not contiguous, unless it is a single number.
-                and ((n := p.numel()) > 1 or not (p.is_neg() or g.is_neg() or v.is_neg() or s.is_neg()))
+                and not g.is_neg()
+                # Others may stand for their negative too; they are then not contiguous, unless they are single numbers.
+                and ((n := p.numel()) > 1 or not (p.is_neg() or v.is_neg() or s.is_neg()))
             ):
                 return None
-            here = p.data_ptr(), v.data_ptr(), s.data_ptr()
-            places += *here, *here, g.data_ptr(), n
+            if n:
+                here = p.data_ptr(), v.data_ptr(), s.data_ptr()
+                places += *here, *here, g.data_ptr(), n
     except RuntimeError:  # a tensor without memory of its own, such as a sparse one
         return None
+    if 0 in places:  # nor has this
+        return None
     return fused.Memory(DTYPES[dtype], places, (params, grads, states))
+
+
+def _traced():
+    """Whether what is done to tensors is being recorded, and memory would be stepped behind the recorder's back."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def stepped(arrays, zero_grad):
     params, grads, states = arrays
     # Autograd may have saved what they were.
-    torch.autograd.graph.increment_version([*itertools.chain(params, grads if zero_grad else (), *states)])
+    _increment_versions([*itertools.chain(params, grads if zero_grad else (), *states)])
+
+
+try:
+    torch.autograd.graph.increment_version(())
+    _increment_versions = torch.autograd.graph.increment_version
+except TypeError:  # an older one takes a tensor
+
+    def _increment_versions(tensors):
+        for x in tensors:
+            torch.autograd.graph.increment_version(x)
 
 
 def dense(params, grads):
@@ -265,6 +284,8 @@ class Adam(torch.optim.Optimizer):
         for place, p in enumerate(group["params"]):
             if p.grad is not None:
                 state = self.state.get(p) or _zero_state(p)
+                if not isinstance(state["step"], torch.Tensor):
+                    state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32)
                 ages.setdefault(int(state["step"]), []).append((place, p, state))
         for age, members in ages.items():
 

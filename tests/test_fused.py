@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -132,7 +133,12 @@ def test_it_is_the_rule_that_is_compiled(tab, counted):
     [
         (lambda p, g, v, s, t, lr: (p - lr * abs(g), v, s), r"uses abs"),
         (lambda p, g, v, s, t, lr, mode="x": (p - lr * g, v, s), r"uses mode"),
-        (lambda p, g, v, s, t, lr: (p - lr * g, v, s) if t < 10 else (p, v, s), r"Numba cannot compile the rule"),
+        (lambda p, g, v, s, t, lr: (p - lr * (g // 1), v, s), r"Numba cannot compile the rule"),
+        (lambda p, g, v, s, t, lr: (p - lr * (lambda x: x)(g), v, s), r"uses <lambda>"),
+        (
+            lambda p, g, v, s, t, lr: (p - lr * (g if t - 2 else 0 / 0), v, s),
+            r"Numba cannot compile .*division by zero",
+        ),
     ],
 )
 def test_a_rule_that_numba_would_take_otherwise_is_stepped_eagerly(rule, why, counted):
@@ -142,6 +148,36 @@ def test_a_rule_that_numba_would_take_otherwise_is_stepped_eagerly(rule, why, co
     assert counted == []
     with pytest.raises(ValueError, match=why):
         stepped("numpy", rule, [np.zeros(3)], steps, "float64", True)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_numbers_in_a_rule_have_the_dtype_of_the_array_they_meet(tab, counted):
+    def rule(p, g, v, s, t, lr):
+        return p - lr * ((2 * g + 1e8) - 1e8), 0.5 * v + (-g), s * 1e39
+
+    one, other = (stepped(tab, rule, [np.ones(3)], [[np.full(3, 0.3)]] * 2, "float32", c) for c in (True, False))
+    assert_close(one, other, 1e-6)
+    assert counted == [tab] * 2
+
+
+def test_an_interrupted_step_is_finished_before_the_interrupt_is_seen(monkeypatch):
+    monkeypatch.setattr(fused, "num_threads", lambda tab: 3)
+    done = []
+
+    def kernel(first, last):
+        done.append((first, last))
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+
+    size = 8 * fused._CHUNK + 5
+    with pytest.raises(KeyboardInterrupt):
+        fused.in_threads(lambda first, last: kernel(first, last), (), size, None)
+    count = len(done)
+    time.sleep(0.05)
+    assert len(done) == count
+    assert sorted(done)[0][0] == 0
+    assert sorted(done)[-1][1] == size
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -274,6 +310,59 @@ def test_a_tensor_that_stands_for_its_negative_is_taken_as_it_is_meant():
     assert p.item() == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize("make", ["_neg_view", "_efficientzerotensor"])
+def test_gradients_without_plain_memory_are_taken_as_they_are_meant(make):
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch._neg_view(torch.ones(3)) if make == "_neg_view" else torch._efficientzerotensor(3)
+    tab.Adam([p], lr=0.5).step()
+    assert p.tolist() == pytest.approx([1.5 if make == "_neg_view" else 1.0] * 3)
+
+
+@pytest.mark.parametrize("tab", ["pytorch", "numpy"])
+def test_a_gradient_may_be_another_parameter(tab):
+    problem = Problem(tab, [np.array([1.0, 2.0]), np.array([3.0, 4.0])], "float64", lr=0.1)
+    x, y = problem.params
+    problem.grads = [y, x]
+    if tab == "pytorch":
+        x.grad, y.grad = y.detach().clone().copy_(y.detach()), x.detach()
+    before = [problem.module.asnumpy(y), problem.module.asnumpy(x)]
+    problem.step("adam")
+    for (_, v, _), g in zip(problem.values(), before, strict=True):
+        np.testing.assert_allclose(v, 0.1 * g, rtol=1e-12)
+
+
+def test_what_records_tensors_sees_the_step():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+
+    def f(p):
+        p = p.clone()
+        p.grad = torch.ones(3)
+        tab.adam([p], [(torch.zeros(3), torch.zeros(3))], {"lr": 0.5, "t": 1})
+        return p
+
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    assert make_fx(f)(torch.ones(3))(torch.ones(3)).tolist() == pytest.approx([0.5] * 3)
+
+
+def test_a_step_saved_as_a_number_goes_on():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = tab.Adam([p], lr=0.1)
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"][0]["step"] = 1
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+    assert p.tolist() == pytest.approx([0.8, 0.8], abs=1e-5)
+
+
 def test_views_of_one_tensor_are_stepped_as_before():
     tab = protocol.load("pytorch")
     torch = tab.torch
@@ -324,6 +413,18 @@ def test_a_fused_step_waits_for_what_is_pending_and_what_follows_sees_it():
         np.testing.assert_allclose(after.asnumpy(), 0.75, rtol=1e-5)
 
 
+def test_an_error_that_is_pending_is_raised_by_the_step_and_nothing_changes():
+    tab = protocol.load("mxnet")
+    np_ = tab.mxnet.np
+    p, states, hyperparams = np_.ones((1,)), [(np_.zeros((1,)), np_.zeros((1,)))], {"lr": 0.1, "t": 1}
+    p.attach_grad()
+    p.grad[:] = np_.random.normal(0, np_.array([-1.0]), size=(1,))
+    with pytest.raises(ValueError, match="scale < 0"):
+        tab.adam([p], states, hyperparams)
+    assert p.item() == 1
+    assert hyperparams["t"] == 1
+
+
 @pytest.mark.parametrize("options", [{"wd": 0.1, "rescale_grad": 0.5}, {"clip_gradient": 0.4}])
 def test_gluon_s_options_are_kept_to(options, counted):
     results = []
@@ -340,6 +441,10 @@ def test_gluon_s_options_are_kept_to(options, counted):
 # TensorFlow
 
 READS = {
+    "stop_gradient": lambda tf, x: tf.stop_gradient(x),
+    "expand_dims": lambda tf, x: tf.expand_dims(x, 0)[0],
+    "raw": lambda tf, x: tf.raw_ops.ReadVariableOp(resource=x.handle, dtype=x.dtype),
+    "function of it": lambda tf, x: tf.function(lambda x: tf.identity(x))(x),
     "value": lambda tf, x: x.value(),
     "read_value": lambda tf, x: x.read_value(),
     "identity": lambda tf, x: tf.identity(x),
@@ -379,7 +484,7 @@ def test_a_tensor_read_before_a_step_does_not_change_after_it(read, counted):
     assert_close([problem.values()], [other.run("adam", [[np.ones(4)]] * 4)[-1]], 1e-6)
 
 
-@pytest.mark.parametrize("how", ["assign", "assign_add", "scatter", "graph", "xla", "restore"])
+@pytest.mark.parametrize("how", ["assign", "assign_add", "scatter", "slice", "graph", "xla", "restore"])
 def test_what_is_assigned_between_steps_is_not_lost(how, tmp_path):
     tab = protocol.load("tensorflow")
     tf = tab.tf
@@ -400,6 +505,8 @@ def test_what_is_assigned_between_steps_is_not_lost(how, tmp_path):
                 x.assign_add(new)
             elif how == "scatter":
                 x.scatter_nd_update([[1]], [0.25])
+            elif how == "slice":
+                x[1:3].assign([0.25, 0.5])
             elif how in ("graph", "xla"):
                 tf.function(lambda x=x, new=new: x.assign(new), jit_compile=how == "xla")()
         if how == "restore":
@@ -408,6 +515,17 @@ def test_what_is_assigned_between_steps_is_not_lost(how, tmp_path):
         problem.step("adam")
         results.append(problem.values())
     assert_close([results[0]], [results[1]], 1e-6)
+
+
+def test_a_gradient_may_be_taken_with_respect_to_a_state():
+    tab = protocol.load("tensorflow")
+    v = tab.zeros((3,))
+    v.assign([1.0, 2.0, 3.0])
+    with tab.tf.GradientTape() as tape:
+        y = tab.tf.reduce_sum(v * v)
+    assert tape.gradient(y, v).numpy().tolist() == [2, 4, 6]
+    with tab.tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        assert type(tab.zeros((3,))) is not tab.State
 
 
 def test_plain_variables_are_fused_as_states_too(counted):
