@@ -15,7 +15,7 @@ A tab is a module of this package with these names. `bind` and `publish` use all
 | `untracked()` | a context for what a step does with the framework's operations: autograd does not see it |
 | `float32(x)` | `x` in float32 |
 | `zeros(shape, dtype)` | a state: zeros of that dtype (a name, or None for the framework's default) |
-| `lend(params, grads, states)` | the memory of all of these, a `fused.Memory`; None where it may not be stepped |
+| `lend(params, grads, states, adds)` | the memory of these, a `fused.Memory`, or None; `adds` is that of the rule |
 | `settle()` | waits for what may still read or write any array |
 | `stepped(arrays, zero_grad)` | tells the framework that the memory has been stepped, and the gradients zeroed or not |
 | `num_threads()` | the limit of threads that the framework is set to |

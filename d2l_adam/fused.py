@@ -86,6 +86,7 @@ class Fused:
         others |= {x.co_name for x in code.co_consts if isinstance(x, CodeType)}
         empty = inspect.Parameter.empty
         others |= {name for name, x in self.defaults.items() if x is not empty and not isinstance(x, (int, float))}
+        self.adds = adds(rule, self.defaults)
         #: Why the rule cannot be compiled as it is meant, or None.
         self.unfit = f"the rule {rule.__name__} uses {', '.join(sorted(others))}" if others else None
 
@@ -123,7 +124,7 @@ class Fused:
             self.settle()
         try:
             if params and {*map(type, states)} <= {tuple, list}:
-                memory = self.lend(params, grads, states)
+                memory = self.lend(params, grads, states, self.adds)
                 if memory and not _twins(memory.places) and self._kernel(memory.dtype, options):
                     return memory
         except (AttributeError, BufferError, TypeError, ValueError):  # not as it should be: `checks.arrays` says what
@@ -150,11 +151,8 @@ class Fused:
 
     def _try(self):
         """Call the rule on arrays, as a compiled rule would also take a single number for a new state."""
-        empty = inspect.Parameter.empty
-        numbers = {name: 0.5 if x is empty else x for name, x in self.defaults.items()} | {"t": 2}
-        rule, x = FunctionType(self.rule.__code__, {word: getattr(numpy, word) for word in checks.WORDS}), numpy.ones(2)
-        with numpy.errstate(all="ignore"):
-            checks.returned(self.tab, self.rule, x, rule(x, x, x, x, **numbers))
+        x = numpy.ones(2)
+        checks.returned(self.tab, self.rule, x, _tried(self.rule, self.defaults, x))
 
     def run(self, taken, numbers, zero_grad=False, **options):
         """Make the step in the memory taken; `numbers` are the constants of the rule.
@@ -179,9 +177,44 @@ class Fused:
         return zero_grad
 
 
+class _Parameter:
+    """Stands for a parameter, of which a rule may take an array, or add one to it, once."""
+
+    __array_ufunc__ = __bool__ = __eq__ = __hash__ = None  # type: ignore[assignment]
+
+    def __add__(self, x):
+        if type(self) is _Parameter and isinstance(x, numpy.ndarray):
+            return _Moved()
+        return NotImplemented
+
+    __sub__ = __radd__ = __add__
+
+
+class _Moved(_Parameter):
+    pass
+
+
+def adds(rule: FunctionType, defaults: dict[str, Any]) -> bool:
+    """Whether a rule does nothing with a parameter but add to it, once, or take off it, what does not depend on it."""
+    try:
+        p, v, s = _tried(rule, defaults, _Parameter())
+        return type(p) is _Moved and isinstance(v, numpy.ndarray) and isinstance(s, numpy.ndarray)
+    except Exception:  # it does something else
+        return False
+
+
+def _tried(rule, defaults, p):
+    """What a rule returns for `p`, and arrays and numbers that stand for the others."""
+    empty = inspect.Parameter.empty
+    numbers = {name: 0.5 if x is empty else x for name, x in defaults.items()} | {"t": 2}
+    rule, x = FunctionType(rule.__code__, {word: getattr(numpy, word) for word in checks.WORDS}), numpy.ones(2)
+    with numpy.errstate(all="ignore"):
+        return rule(p, x, x, x, **numbers)
+
+
 def _twins(places):
     """Whether some array is to be written twice, or written and read as a gradient, perhaps as a view."""
-    written = {*places[::8], *places[1::8], *places[2::8]}
+    written = {*places[3::8], *places[4::8], *places[5::8]}
     return len(written) * 8 < len(places) * 3 or not written.isdisjoint(places[6::8])
 
 

@@ -74,7 +74,7 @@ _LIB = mxnet.base._LIB  # its functions return 0 if they succeed
 settle = mxnet.nd.waitall
 
 
-def lend(params, grads, states):
+def lend(params, grads, states, adds):
     places: list[int] = []
     kind, place = _kinds(), c_void_p()
     get, to = _LIB.MXNDArrayGetData, byref(place)

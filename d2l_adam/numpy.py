@@ -45,7 +45,7 @@ def zeros(shape, dtype=None):
     return numpy.zeros(shape, dtype)
 
 
-def lend(params, grads, states):
+def lend(params, grads, states, adds):
     places: list[int] = []
     dtype = params[0].dtype
     if dtype.name not in checks.FULL or not dtype.isnative:

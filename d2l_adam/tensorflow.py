@@ -1,5 +1,6 @@
 """The TensorFlow tab: the spec on `tf.Variable`, in the calling convention of `d2l.tensorflow` and of Keras."""
 
+import itertools
 import math
 import operator
 import sys
@@ -14,7 +15,11 @@ from d2l_adam import binding, checkpoint, checks, fused, imports, spec
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
-    from tensorflow.python.ops.gen_resource_variable_ops import assign_variable_op, read_variable_op
+    from tensorflow.python.ops.gen_resource_variable_ops import (
+        assign_add_variable_op,
+        assign_variable_op,
+        read_variable_op,
+    )
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 with imports.framework("keras", pip="keras"):
     import keras
@@ -78,9 +83,9 @@ class State(ResourceVariable):
 
     def place(self):
         """Its memory, or None if it is shared."""
-        if self._place is None and not self.shared:
+        if self._place is None and not self.shared and self.own.device == _CPU:
             place = _Place(self)
-            place.array[...] = _value(self)
+            place.array[...] = numpy.asarray(memoryview(read_variable_op(self.own, self.dtype)))
             assign_variable_op(self.own, place.lend())
             self._place, self.shared = place, place.lent() is None  # it was copied, for some reason
         return None if self.shared else self._place
@@ -95,7 +100,7 @@ class _Place:
         memory = numpy.empty(size + aligned, numpy.uint8)
         start = -memory.__array_interface__["data"][0] % aligned
         self.array = memory[start : start + size].view(dtype).reshape(shape)
-        self.address = _address(self.array)
+        self.address, self.like = _address(self.array), (shape, dtype)
         self.lent: Callable[[], Any] = lambda: None
 
     def lend(self):
@@ -111,36 +116,55 @@ def num_threads():
 
 _CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
 _FULL = {numpy.dtype(name): name for name in checks.FULL}
+_ZEROS = numpy.zeros(1 << 16)
+_ZERO = _ZEROS.__array_interface__["data"][0]
 
 
-def lend(params, grads, states):
+def lend(params, grads, states, adds):
     places: list[int] = []
-    arrays: list[numpy.ndarray] = []
-    moved: list[tuple] = []
-    dtype = params[0].dtype.as_numpy_dtype
-    if numpy.dtype(dtype) not in _FULL:
+    assigned: list[tuple] = []
+    kept: list[Any] = [grads]
+    dtype = numpy.dtype(params[0].dtype.as_numpy_dtype)
+    if dtype not in _FULL or len({id(x) for x in itertools.chain(params, *states)}) < 3 * len(params):
         return None
-    for p, g, (v, s) in zip(params, grads, states, strict=True):
+    for p, g, pair in zip(params, grads, states, strict=True):
         if not (type(g) is tf.__internal__.EagerTensor and g.device == _CPU):
             return None
         gradient = numpy.asarray(memoryview(g))
-        olds, news = [], []
-        for x in (p, v, s):
-            if type(x) not in (ResourceVariable, State) or _own(x).device != _CPU:
-                return None
+        like, olds, news = (gradient.shape, dtype), [], []
+        if gradient.dtype != dtype:
+            return None
+        for x in (p, *pair):
+            if type(x) is State and x is p:
+                x.shared = True  # this one is trained
             if type(x) is State and (new := x.place()):
-                old, address = new.array, new.address
-            else:
-                old = _value(x)
-                new, address = _next(x), _address(old)
-                moved.append((x, new))
-            if old.shape != gradient.shape or old.dtype != gradient.dtype or old.dtype != dtype:
+                address = new.address
+            elif type(x) not in (ResourceVariable, State) or x.device != _CPU:
                 return None
-            arrays.append(old)
+            elif x is p and adds and gradient.size <= len(_ZEROS):  # its value need not be known
+                new, tensor = _step_of(x)
+                address = _ZERO
+                assigned.append((assign_add_variable_op, x, new, tensor))
+            else:
+                value = _value(x)
+                kept.append(value)
+                new, address = _next(x), _address(value)
+                assigned.append((assign_variable_op, x, new, None))
+            if new.like != like:
+                return None
             olds.append(address)
             news.append(new.address)
-        places += *olds, *news, _address(gradient), gradient.size
-    return fused.Memory(_FULL[gradient.dtype], places, (arrays, grads, moved))
+        if gradient.size:
+            places += *olds, *news, _address(gradient), gradient.size
+    return fused.Memory(_FULL[dtype], places, (assigned, kept))
+
+
+def _step_of(x):
+    """Memory for what is to be added to a variable, and the tensor in it."""
+    if "_d2l_step" not in x.__dict__:
+        place = _Place(x)
+        x.__dict__["_d2l_step"] = place, place.lend()
+    return x.__dict__["_d2l_step"]
 
 
 def _next(x):
@@ -150,19 +174,16 @@ def _next(x):
 
 
 def stepped(arrays, zero_grad):
-    for x, place in arrays[-1]:
-        assign_variable_op(_own(x), place.lend())
-        last, _ = x.__dict__.get("_d2l_adam", (None, None))
-        x.__dict__["_d2l_adam"] = place, last
-
-
-def _own(x):
-    return x.own if type(x) is State else x.handle
+    for assign, x, place, tensor in arrays[0]:
+        assign(x.handle, place.lend() if tensor is None else tensor)
+        if tensor is None:
+            last, _ = x.__dict__.get("_d2l_adam", (None, None))
+            x.__dict__["_d2l_adam"] = place, last
 
 
 def _value(x):
     """The value of a variable, as an array that shares its memory."""
-    return numpy.asarray(memoryview(read_variable_op(_own(x), x.dtype)))
+    return numpy.asarray(memoryview(read_variable_op(x.handle, x.dtype)))
 
 
 def _address(array):

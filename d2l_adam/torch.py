@@ -56,7 +56,7 @@ _PLAIN = {torch.Tensor, torch.nn.Parameter}
 num_threads = torch.get_num_threads
 
 
-def lend(params, grads, states):
+def lend(params, grads, states, adds):
     places: list[int] = []
     dtype = params[0].dtype
     if DTYPES.get(dtype) not in checks.FULL or _traced():
