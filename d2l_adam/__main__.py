@@ -213,14 +213,14 @@ def _how_it_steps(module):
     help="Repeatable; default: all but 1e8, which needs 10 GB of memory.",
 )
 @click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
-@click.option("--seconds", default=8.0, show_default=True, help="For each tab and size, about.")
+@click.option("--seconds", default=5.0, show_default=True, help="For each tab and size, about.")
 @click.option("--epochs/--no-epochs", default=True, show_default=True, help="Time epochs of the chapter's training.")
 @_FOLDER
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, every turn included, instead of the tables.")
 def bench(tabs, sizes, rules, seconds, epochs, folder, as_json):
     """Time a step, side by side: ours, the chapter's code and the frameworks' own optimizers.
 
-    Writes bench.svg, bench.png and bench.json. Takes about five minutes; the fewer tabs and sizes,
+    Writes bench.svg, bench.png and bench.json. Takes about eight minutes; the fewer tabs and sizes,
     the less. A ratio is how often our time fits into the other's, with its quartiles.
 
     \b

@@ -17,13 +17,13 @@ import torch
 from matplotlib import pyplot
 
 import d2l_adam
-from d2l_adam import data, spec
+from d2l_adam import data, fused, spec
 from d2l_adam.render import render
 from distributed import ENGINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, TORCH, KERAS, GLUON, CARRY, RULE, FRAMEWORK = re.findall(
+SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, TORCH, KERAS, GLUON, SPEED, CARRY, RULE, FRAMEWORK = re.findall(
     r"```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -47,6 +47,11 @@ def test_the_chapter_s_calls_run(monkeypatch, tmp_path, capsys):
     exec(CONCISE, namespace)
     assert capsys.readouterr().out.count("loss: 0.24") == 3
     pyplot.close("all")
+
+
+def test_the_choice_of_steps_runs():
+    exec(SPEED, {})
+    assert fused.choice() is None
 
 
 def test_train_runs(capsys):
