@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import torch._dynamo  # noqa: E402, F401  Triton, of PyTorch's GPU builds, crashes where it is loaded after TensorFlow
+import torch._dynamo  # noqa: F401  Triton, of PyTorch's GPU builds, crashes where it is loaded after TensorFlow
 
 # The machines are small and noisy: no deadlines. The same examples each time: a failure can be run again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)

@@ -1,6 +1,7 @@
 """Steps in one pass over memory: the same numbers as eager ones, and nothing of a framework's own semantics lost."""
 
 import concurrent.futures
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from frameworks import RULES, TABS, Native, Problem
 
 import d2l_adam
 from d2l_adam import fused, protocol, spec
+from d2l_adam.__main__ import cli
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 NATIVE = ("pytorch", "tensorflow", "mxnet")
@@ -634,6 +637,17 @@ def test_the_environment_may_choose(variable, words):
     done = run_python(STEP, **{variable: value})
     assert done.stderr == ""
     assert words in done.stdout
+
+
+def test_info_says_how_steps_are_made_and_why():
+    result = json.loads(CliRunner().invoke(cli, ["info", "--json"]).stdout)
+    assert [(row["step"], row["note"]) for row in result["frameworks"].values()] == [("fused", "")] * len(TABS)
+    assert result["steps"]["why"] is None
+    assert any(name.startswith("loop.adam_float32") for name in os.listdir(result["steps"]["cache"]))
+    d2l_adam.set_fused(False)
+    printed = CliRunner().invoke(cli, ["info"]).output
+    assert "fused by" not in printed
+    assert "steps: eager; set_fused(False), or D2L_ADAM_FUSED=0, has chosen so" in printed
 
 
 def test_importing_a_tab_does_not_import_numba():
