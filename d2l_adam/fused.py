@@ -116,8 +116,11 @@ class Fused:
 
     def memory(self, params, grads, states, options=()):
         """The memory of all these, if it may be stepped; else None, and `why` says why not."""
-        self.why = missing() or self.unfit or (None if self.lend else "this tab lends no memory")
+        self.why = missing() or self.unfit
         if self.why:
+            return None
+        if self.lend is None:
+            self.why = "this tab lends no memory"
             return None
         self.why = "it takes contiguous float32 or float64 arrays on the processor, each in its own memory"
         if self.settle:
