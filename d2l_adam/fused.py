@@ -6,6 +6,7 @@ operations of the framework, as before.
 
 import concurrent.futures
 import contextlib
+import dis
 import functools
 import importlib
 import inspect
@@ -199,6 +200,8 @@ class _Moved(_Parameter):
 
 def adds(rule: FunctionType, defaults: dict[str, Any]) -> bool:
     """Whether a rule does nothing with a parameter but add to it, once, or take off it, what does not depend on it."""
+    if any(instruction.opcode in (*dis.hasjrel, *dis.hasjabs) for instruction in dis.get_instructions(rule)):
+        return False  # another branch may do something else
     try:
         p, v, s = _tried(rule, defaults, _Parameter())
         return type(p) is _Moved and isinstance(v, numpy.ndarray) and isinstance(s, numpy.ndarray)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from frameworks import RULES, TABS, Native, Problem
 
 import d2l_adam
-from d2l_adam import fused, protocol, spec
+from d2l_adam import checks, fused, protocol, spec
 from d2l_adam.__main__ import cli
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
@@ -158,6 +158,27 @@ def test_numbers_in_a_rule_have_the_dtype_of_the_array_they_meet(tab, counted):
     one, other = (stepped(tab, rule, [np.ones(3)], [[np.full(3, 0.3)]] * 2, "float32", c) for c in (True, False))
     assert_close(one, other, 1e-6)
     assert counted == [tab] * 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (spec.adam, True),
+        (spec.yogi, True),
+        (lambda p, g, v, s, t, lr: (lr * g + p, v, s), True),
+        (lambda p, g, v, s, t, lr: (p * (1 - lr) - g, v, s), False),
+        (lambda p, g, v, s, t, lr: (p - (g + p), v, s), False),
+        (lambda p, g, v, s, t, lr: (p - g, p, s), False),
+        (lambda p, g, v, s, t, lr: (p - g - v, v, s), False),
+        (lambda p, g, v, s, t, lr: (p - g, v, s) if t < 3 else (lr * p, v, s), False),
+    ],
+)
+def test_a_rule_that_only_adds_to_the_parameter_is_known(rule, expected):
+    defaults = {name: x for name, (x, *_) in checks.constants(protocol.load("tensorflow"), rule).items()}
+    assert fused.adds(rule, defaults) == expected
+    params, steps = [np.arange(1.0, 6.0)], [[np.linspace(-1, 2, 5)]] * 4
+    one, other = (stepped("tensorflow", rule, params, steps, "float64", choice) for choice in (True, False))
+    assert_close(one, other, 1e-14)
 
 
 def test_an_interrupted_step_is_finished_before_the_interrupt_is_seen(monkeypatch):
