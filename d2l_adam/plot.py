@@ -55,7 +55,7 @@ def draw_steps(cases: list[dict]) -> Figure:
     """Draw what a step of one tensor costs for each parameter, against its size, as `d2l_adam.bench` measures it."""
     tabs = list(dict.fromkeys(case["tab"] for case in cases))
     with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3, "font.size": 9}):
-        figure = Figure(figsize=(4.6 * len(tabs), 5.2), layout="constrained")
+        figure = Figure(figsize=(4.6 * len(tabs), 7), layout="constrained")
         for axes, tab in zip(figure.subplots(1, len(tabs), sharey=True, squeeze=False)[0], tabs, strict=True):
             _draw_tab(axes, [case for case in cases if case["tab"] == tab and case["tensors"] < 3])
             axes.set_title(str(STYLE[tab]["label"]).partition(",")[0])
@@ -77,7 +77,7 @@ def _draw_tab(axes, cases):
             points = [(x, y * 28 / 24) for x, y in points]
         axes.plot(*zip(*points, strict=True), label=name, **style | ({"linewidth": 3} if name == "adam, fused" else {}))
     axes.set(xscale="log", yscale="log", xlabel="parameters")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def save_steps(cases: list[dict], stem: Path) -> list[Path]:
