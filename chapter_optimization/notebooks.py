@@ -22,7 +22,7 @@ FRAMEWORKS = tuple(tab for tab in TABS if tab != "numpy")
 
 def notebook(cells: list[book.Cell], tab: str, language: str) -> nbformat.NotebookNode:
     """Return the notebook of one tab, ready to read; its references are the last cell."""
-    cells = [cell for cell in cells if cell.of(tab)]
+    cells = [cell.within(tab) for cell in cells if cell.of(tab)]
     texts = iter(references.plain([cell.source for cell in cells if cell.kind == "markdown"], language))
     new = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
     made = [new[cell.kind](cell.source if cell.kind == "code" else next(texts)) for cell in cells]

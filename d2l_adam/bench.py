@@ -72,21 +72,8 @@ class Arrays:
     def __init__(self, tab, shapes):
         self.tab, self.module = tab, protocol.load(tab)
         start = [numpy.full(shape, 0.5, "float32") for shape in shapes]
-        if tab == "pytorch":
-            torch = self.module.torch
-            self.params = [torch.nn.Parameter(torch.tensor(x)) for x in start]
-            for p in self.params:
-                p.grad = torch.zeros_like(p)
-        elif tab == "tensorflow":
-            tf = self.module.tf
-            self.params, self.grads = ([tf.Variable(x) for x in start], [tf.constant(x) for x in start])
-        elif tab == "mxnet":
-            self.params = [self.module.mxnet.np.array(x) for x in start]
-            for p in self.params:
-                p.attach_grad()
-                p.grad[:] = 0.5
-        else:
-            self.params, self.grads = start, [x.copy() for x in start]
+        self.params = [self.module.parameter(x) for x in start]
+        self.grads = [self.module.give(p, x.copy()) for p, x in zip(self.params, start, strict=True)]
         self.states = [tuple(self.module.zeros(shape, "float32") for _ in "vs") for shape in shapes]
         self.hyperparams = {"lr": _LR, "t": 1}
 

@@ -1,8 +1,8 @@
 """The interpreter behind every tab: a rule of the spec, bound to one framework's arrays.
 
-A tab is a module of this package with these names. `bind` and `publish` use all of them but the last four:
+A tab is a module of this package with these names. `bind` and `publish` use all of them but the last six:
 `save` and `load` need `asnumpy`, `fill` and, for native optimizers, `carried`; `d2l_adam.train` needs
-`regression`. `publish` adds `init_adam_states`, the rules, `save`, `load` and `d2l`:
+`regression`, `d2l_adam.drive` needs `parameter` and `give`. `publish` adds `init_adam_states`, the rules, `save`, `load` and `d2l`:
 
 | name | what it is |
 |---|---|
@@ -23,6 +23,8 @@ A tab is a module of this package with these names. `bind` and `publish` use all
 | `asnumpy(x)` | a copy of `x` as a `numpy.ndarray` |
 | `fill(arrays, values)` | as `write`, from `numpy.ndarray`s |
 | `carried(params, optimizer)` | what of a native optimizer goes into a file: a `checkpoint.Carried` |
+| `parameter(x)` | a parameter to be trained, its value that of a `numpy.ndarray` |
+| `give(p, g)` | makes a `numpy.ndarray` the gradient of `p`; returns it where a step is passed the gradients |
 | `regression(w, b)` | the chapter's model: its parameters, `loss(X, y)` and `gradients(X, y)` |
 """
 

@@ -5,29 +5,52 @@ the tests hold the two against each other. What it knows:
 
     ```{.python .input}          a code cell; any other fence is part of the text
     #@tab pytorch, mxnet         the tabs of a code cell (or %%tab); `all`; without it, the default tab
+    if tab.selected('mxnet'):    lines of some tabs only, in a code cell of several (or `if d2l.USE_MXNET:`)
 
     :begin_tab:`pytorch`         text of some tabs only, up to `:end_tab:`
+
+The default tab is the first of `tabs` in the book's `config.ini`.
 """
 
+import configparser
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 _FENCE = re.compile(r"^(?P<fence>```+|~~~+)[ \t]*(?P<info>.*)\n(?P<source>[\s\S]*?)\n(?P=fence)$", re.MULTILINE)
+_OPENED = re.compile(r"^(```+|~~~+)[ \t]*\{.*\.input.*$", re.MULTILINE)
 _CODE_TAB = re.compile(r"(?:# *@tab|%%tab) +([\w, ]+)")
 _TEXT_TAB = re.compile(r"^:begin_tab:`(?P<tabs>[^`]*)`$\n(?P<source>[\s\S]*?)^:end_tab:$\n?", re.MULTILINE)
+_BRANCH = re.compile(r"\bif\b.*(?:tab\.selected|d2l\.USE_)")
 
 
 class Cell(NamedTuple):
-    """A cell of a section: `kind` "code" or "markdown", its `tabs` (None: every one), its first `line` from 1."""
+    """A cell of a section: `kind` "code" or "markdown", its `tabs` (None: every one), the number of each line, from 1.
+
+    The lines of `source` follow one another in the file, unless a line that names a tab was between them.
+    """
 
     kind: str
     tabs: tuple[str, ...] | None
     source: str
-    line: int
+    lines: tuple[int, ...]
+
+    @property
+    def line(self) -> int:
+        """The number of the first line."""
+        return self.lines[0]
 
     def of(self, tab: str) -> bool:
         """Whether the cell is in the notebook of a tab."""
         return self.tabs is None or tab in self.tabs
+
+    def within(self, tab: str) -> "Cell":
+        """The cell as the notebook of a tab has it: without the lines that are of other tabs only."""
+        if self.kind != "code" or not _BRANCH.search(self.source):
+            return self
+        kept = list(_branches(zip(self.lines, self.source.split("\n"), strict=True), tab))
+        return self._replace(source="\n".join(text for _, text in kept), lines=tuple(line for line, _ in kept))
 
 
 def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
@@ -37,23 +60,65 @@ def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
     for match in _FENCE.finditer(text):
         if ".input" in match["info"]:
             cells += _texts(text, start, match.start())
-            cells.append(_code(match["source"], _line(text, match.start("source")), default_tab))
+            if "%load_ext d2lbook.tab" not in match["source"]:  # the book's own switch of tabs
+                cells.append(_code(match["source"], _line(text, match.start("source")), default_tab))
             start = match.end()
     return cells + _texts(text, start, len(text))
 
 
+def unclosed(text: str) -> Iterator[int]:
+    """Yield the lines on which a fence of a code cell is opened that is never closed."""
+    rest = _FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), text)
+    for match in _OPENED.finditer(rest):
+        yield _line(rest, match.start())
+
+
+def default_tab(file: Path) -> str | None:
+    """Return the default tab of the book that a file belongs to: of the nearest `config.ini` above it, if any."""
+    for folder in file.resolve().parents:
+        config = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            config.read(folder / "config.ini", encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:
+            cause = " ".join(str(error).split())
+            raise ValueError(f"{folder / 'config.ini'} cannot be read ({cause}); give --default-tab") from None
+        if tabs := config.get("build", "tabs", fallback=None):
+            return _names(tabs.lower())[0]
+    return None
+
+
 def _code(source, line, default_tab):
     tabs: tuple[str, ...] | None = (default_tab,)
-    lines = source.split("\n")
-    for i, text in enumerate(lines):
+    lines = list(enumerate(source.split("\n"), line))
+    for i, (_, text) in enumerate(lines):
         if match := _CODE_TAB.search(text):
             tabs = _names(match[1])
             del lines[i]
-            line += i == 0
             break
-    source = "\n".join(lines)
-    line += len(source) - len(source.lstrip("\n"))
-    return Cell("code", None if tabs == ("all",) else tabs, source.strip("\n"), line)
+    while lines and not lines[0][1]:
+        del lines[0]
+    while lines and not lines[-1][1]:
+        del lines[-1]
+    lines = lines or [(line, "")]
+    return Cell(
+        "code", None if tabs == ("all",) else tabs, "\n".join(text for _, text in lines), tuple(i for i, _ in lines)
+    )
+
+
+def _branches(lines, tab):
+    """The lines of a tab, those of its branches moved out by an indent, as d2lbook does."""
+    inside, indent = None, 0
+    for number, text in lines:
+        if _BRANCH.search(text):
+            inside = f"'{tab}'" in text or f'"{tab}"' in text or f"d2l.USE_{tab.upper()}" in text
+            indent = len(text) - len(text.lstrip())
+            continue
+        if inside is not None and text.strip() and len(text) - len(text.lstrip()) <= indent:
+            inside = None
+        if inside is None:
+            yield number, text
+        elif inside:
+            yield number, text[4:]
 
 
 def _texts(text, start, end):
@@ -67,8 +132,11 @@ def _texts(text, start, end):
 
 def _text(text, start, end, tabs):
     source = text[start:end]
-    before = len(source) - len(source.lstrip())
-    return [Cell("markdown", tabs, source.strip(), _line(text, start + before))] if source.strip() else []
+    if not source.strip():
+        return []
+    first = _line(text, start + len(source) - len(source.lstrip()))
+    source = source.strip()
+    return [Cell("markdown", tabs, source, tuple(range(first, first + source.count("\n") + 1)))]
 
 
 def _names(tabs):

@@ -65,6 +65,16 @@ def zeros(shape, dtype=None):
     return mxnet.np.zeros(shape, dtype)
 
 
+def parameter(x):
+    p = mxnet.np.array(x, dtype=x.dtype)
+    p.attach_grad()
+    return p
+
+
+def give(p, g):
+    p.grad[()] = mxnet.np.array(g, dtype=g.dtype)
+
+
 _CPU = {mxnet.Context.devstr2type[name] for name in ("cpu", "cpu_pinned", "cpu_shared")}
 _FULL = {mxnet.ndarray.ndarray._DTYPE_NP_TO_MX[numpy.dtype(name).type]: name for name in checks.FULL}
 _LIB = mxnet.base._LIB  # its functions return 0 if they succeed
@@ -133,9 +143,7 @@ def step(rule):
 
 def regression(w, b):
     """Linear regression from weights `w` and bias `b`: its parameters, `loss(X, y)` and `gradients(X, y)`."""
-    w, b = params = [mxnet.np.array(x, dtype=x.dtype) for x in (w, b)]
-    for p in params:
-        p.attach_grad()
+    w, b = params = [parameter(x) for x in (w, b)]
 
     def loss(X, y):
         X, y = (mxnet.np.array(x, dtype=x.dtype) for x in (X, y))

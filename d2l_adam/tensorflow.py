@@ -59,6 +59,13 @@ def zeros(shape, dtype=None):
     return make(tf.zeros(shape, dtype or tf.float32))
 
 
+parameter = tf.Variable
+
+
+def give(p, g):
+    return tf.constant(g)
+
+
 class State(ResourceVariable):
     """A variable whose value is changed where it lies, in memory of NumPy's, until anybody else asks for its handle.
 
@@ -243,7 +250,7 @@ def _summed(values, rows, num_rows, in_float32):
 
 def regression(w, b):
     """Linear regression from weights `w` and bias `b`: its parameters, `loss(X, y)` and `gradients(X, y)`."""
-    w, b = params = [tf.Variable(x) for x in (w, b)]
+    w, b = params = [parameter(x) for x in (w, b)]
 
     def loss(X, y):
         return tf.reduce_mean((X @ w + b - y) ** 2 / 2)

@@ -52,6 +52,18 @@ def zeros(shape, dtype=None):
     return torch.zeros(shape, dtype=dtype and getattr(torch, dtype))
 
 
+def parameter(x):
+    return torch.tensor(x, requires_grad=True)
+
+
+def give(p, g):
+    g = torch.from_numpy(g)
+    if p.grad is None:
+        p.grad = g.clone()
+    else:
+        p.grad.copy_(g)
+
+
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 num_threads = torch.get_num_threads
 
@@ -147,7 +159,7 @@ def _dense(p, grad):
 
 def regression(w, b):
     """Linear regression from weights `w` and bias `b`: its parameters, `loss(X, y)` and `gradients(X, y)`."""
-    w, b = params = [torch.tensor(x, requires_grad=True) for x in (w, b)]
+    w, b = params = [parameter(x) for x in (w, b)]
 
     def loss(X, y):
         return ((torch.from_numpy(X) @ w + b - torch.from_numpy(y)) ** 2 / 2).mean()

@@ -30,6 +30,11 @@ make run
 ```
 
 ```{.python .input}
+%load_ext d2lbook.tab
+tab.interact_select('mxnet', 'pytorch')
+```
+
+```{.python .input}
 x = 1  # of the default tab
 ```
 
@@ -56,6 +61,27 @@ The third.
 
 print(x)
 ~~~
+
+```{.python .input}
+%%tab all
+def which(x):
+    if tab.selected('mxnet'):
+        x += 1
+        x *= 2
+    if tab.selected("pytorch", 'tensorflow'):
+        x -= 1
+
+    return x
+```
+
+```{.python .input}
+#@tab mxnet, pytorch, tensorflow
+if d2l.USE_MXNET:
+    old = 1
+if d2l.USE_PYTORCH:
+    old = 2
+print(old)
+```
 
 The end.
 """
@@ -86,7 +112,7 @@ def by_d2lbook(tmp_path_factory):
 @pytest.mark.parametrize("tab", ["mxnet", "pytorch", "tensorflow"])
 def test_d2lbook_makes_the_same_notebook(by_d2lbook, tab, name):
     text = OTHER if name == "other" else (references.FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    ours = [(cell.kind, cell.source) for cell in book.read(text) if cell.of(tab)]
+    ours = [(cell.kind, cell.within(tab).source) for cell in book.read(text) if cell.of(tab)]
     # d2lbook leaves a line end after a text that tabs had to be cut from.
     theirs = [(cell.cell_type, cell.source.rstrip("\n")) for cell in by_d2lbook[tab, name].cells]
     # It also joins texts that only a tab's block separated; readers see no difference.
@@ -107,8 +133,10 @@ def join(cells):
 def test_lines_are_those_of_the_file():
     lines = OTHER.splitlines()
     for cell in book.read(OTHER):
-        found = lines[cell.line - 1 : cell.line + cell.source.count("\n")]
-        assert found == cell.source.splitlines()
+        assert [lines[i - 1] for i in cell.lines] == cell.source.split("\n")
+        assert cell.line == cell.lines[0]
+        its = cell.within("pytorch")
+        assert [lines[i - 1].strip() for i in its.lines] == [line.strip() for line in its.source.split("\n")]
 
 
 def test_tabs():
@@ -120,10 +148,29 @@ def test_tabs():
         ("tensorflow",),
         None,
         None,
+        ("mxnet", "pytorch", "tensorflow"),
+        None,
     ]
-    assert [cell.of("tensorflow") for cell in book.read(OTHER)] == [True, False, True, False, True, True, True]
+    assert [cell.of("tensorflow") for cell in book.read(OTHER)] == [True, False, True, False] + [True] * 5
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "no cells", "```{.python .input}\nnever closed"])
 def test_odd_files_are_text(text):
     assert [(cell.kind, cell.source) for cell in book.read(text)] == ([("markdown", text)] if text.strip() else [])
+
+
+def test_a_fence_that_is_never_closed_is_found():
+    assert list(book.unclosed(OTHER)) == []
+    assert list(book.unclosed(OTHER.replace("return x\n```", "return x"))) == []  # the next one closes it
+    shown = "````\n```{.python .input}\nshown\n````\n"
+    assert list(book.unclosed(f"{shown}```{{.python .input}}\nx = 1\n")) == [5]
+
+
+def test_the_default_tab_is_the_first_of_the_book(tmp_path):
+    section = tmp_path / "chapter" / "section.md"
+    assert book.default_tab(section) is None
+    (tmp_path / "config.ini").write_text("[build]\ntabs = PyTorch, mxnet\nx = %d\n")
+    assert book.default_tab(section) == "pytorch"
+    (tmp_path / "config.ini").write_text("nonsense")
+    with pytest.raises(ValueError, match=r"config.ini cannot be read .* --default-tab"):
+        book.default_tab(section)
