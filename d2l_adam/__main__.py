@@ -15,11 +15,12 @@ import click
 import numpy
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from d2l_adam import TABS, __version__, data, fused, protocol, spec
 from d2l_adam import bench as benching
+from d2l_adam import check as checking
 from d2l_adam import render as rendering
 
 out, err = Console(), Console(stderr=True)
@@ -298,6 +299,78 @@ def render(tab, names):
     Example: d2l-adam render --tab pytorch adam
     """
     click.echo(rendering.render(tab, *names), nl=False)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--default-tab", help="Of cells without a tab; default: the first of the book's config.ini, else mxnet.")
+@click.option("--tab", "tabs", multiple=True, help="Check these tabs only; repeatable.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for an optimizer in a tab.")
+@click.option("--memory", default=2.0, show_default=True, help="GiB for the code of a tab, beside its framework.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+@click.option("--github", is_flag=True, help="Print annotations that GitHub shows beside the lines, instead.")
+def check(files, default_tab, tabs, timeout, memory, as_json, github):
+    """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
+
+    FILES are Markdown. Checking a file RUNS ITS CODE: imports and functions, each tab in a process of its own, which
+    may write into a scratch folder only and may not use the network; no cell that trains is run. Every function
+    (params, states, hyperparams) or (params, grads, states, hyperparams) that a section defines is driven through the
+    same gradients in every tab. A tab that moves elsewhere than the others, by more than rounding explains, has
+    drifted; what makes its path, put into the spec, is named.
+
+    Exits with 1 if there is drift, with 2 if something could not be checked, else with 0.
+
+    \b
+    Examples: d2l-adam check chapter_optimization/*.md
+              d2l-adam check --default-tab pytorch --tab pytorch --tab tensorflow adam.md
+    """
+    quiet = as_json or github
+    if not quiet:
+        err.print(f"Running the code of {len(files)} file{'s' * (len(files) > 1)}, each tab in a process of its own.")
+    with Progress(console=err, disable=quiet, transient=True) as progress:
+
+        def started(number):
+            task = progress.add_task("driving", total=number)
+            return lambda: progress.advance(task)
+
+        report = checking.check(files, default_tab, tabs, timeout, memory, started)
+    if as_json:
+        _print_json(report.as_dict())
+    elif github:
+        for line in report.annotations():
+            click.echo(line)
+    else:
+        _print_check(report)
+    sys.exit(report.status)
+
+
+def _print_check(report):
+    table = Table("section", "optimizer", "agree", "differ", "spec")
+    for x in report.compared:
+        agree, differ = x.verdict.groups[0], list(x.verdict.odd)
+        spec = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
+        alone = len(x.lines) == 1
+        table.add_row(x.file, x.name, *("-" if alone else ", ".join(agree), ", ".join(differ) or "-", spec))
+    if report.compared:
+        out.print(table)
+    for kind, colour in (("drift", "red"), ("unchecked", "yellow"), ("note", None)):
+        for x in report.of(kind):
+            click.secho(x.text(), fg=colour)
+    if report.compared:
+        rounding, smallest = report.margin()
+        drift = f"; the smallest drift is {smallest:,.0f} times that" if smallest is not None else ""
+        out.print(
+            f"Rounding took equal tabs {rounding:.2f} of the allowed distance apart{drift}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    drifted = len({(x.file, x.name) for x in report.of("drift")})
+    out.print(
+        f"{len(report.compared)} optimizers in {len(report.files)} files: {drifted} drifted; "
+        f"{len(report.of('unchecked'))} things could not be checked, {len(report.of('note'))} notes.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def main():

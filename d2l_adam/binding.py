@@ -2,7 +2,8 @@
 
 A tab is a module of this package with these names. `bind` and `publish` use all of them but the last six:
 `save` and `load` need `asnumpy`, `fill` and, for native optimizers, `carried`; `d2l_adam.train` needs
-`regression`, `d2l_adam.drive` needs `parameter` and `give`. `publish` adds `init_adam_states`, the rules, `save`, `load` and `d2l`:
+`regression`, `d2l_adam.drive` needs `parameter` and `give`. `publish` adds `init_adam_states`, the rules, `save`,
+`load` and `d2l`:
 
 | name | what it is |
 |---|---|

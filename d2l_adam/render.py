@@ -91,9 +91,9 @@ def render(tab: str, *names: str) -> str:
 def _rule(name):
     """A rule as it stands in the spec, without its docstring."""
     lines = _source(spec.RULES[name]).splitlines()
-    tree = _tree(spec.RULES[name])
-    if ast.get_docstring(tree):
-        del lines[tree.body[0].lineno - 1 : tree.body[0].end_lineno]
+    function = tree(spec.RULES[name])
+    if ast.get_docstring(function):
+        del lines[function.body[0].lineno - 1 : function.body[0].end_lineno]
     return "\n".join(lines).replace(f"def {name}(", f"def {name}_rule(", 1)
 
 
@@ -106,8 +106,8 @@ def _function(idiom, name):
             text = f"    return tuple(\n{pair}\n        for shape in shapes)"
         return f"def init_adam_states(feature_dim):\n    shapes = (feature_dim, 1), (1,)\n{text}"
     source = _source(spec.RULES[name])
-    tree = _tree(spec.RULES[name])
-    args, defaults = tree.args.args, tree.args.defaults
+    function = tree(spec.RULES[name])
+    args, defaults = function.args.args, function.args.defaults
     constants = {
         arg.arg: ast.get_source_segment(source, value) or ""
         for arg, value in zip(args[len(args) - len(defaults) :], defaults, strict=True)
@@ -116,7 +116,7 @@ def _function(idiom, name):
     grads = "grads, " if idiom.grad == "g" else ""
     loop = "p, g, (v, s) in zip(params, grads, states)" if grads else "p, (v, s) in zip(params, states)"
     translate = _Translate(idiom, given)
-    *assignments, end = tree.body[1:] if ast.get_docstring(tree) else tree.body
+    *assignments, end = function.body[1:] if ast.get_docstring(function) else function.body
     if ast.unparse(end) != "return (p, v, s)" or not all(
         isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and not isinstance(node.value, ast.Name)
         for node in assignments
@@ -173,9 +173,10 @@ def _source(rule):
     return textwrap.dedent(inspect.getsource(rule))
 
 
-def _tree(rule):
+def tree(rule):
+    """The syntax tree of a rule's function."""
     return ast.parse(_source(rule)).body[0]
 
 
 def _words(rule):
-    return {node.id for node in ast.walk(_tree(rule)) if isinstance(node, ast.Name) and node.id in checks.WORDS}
+    return {node.id for node in ast.walk(tree(rule)) if isinstance(node, ast.Name) and node.id in checks.WORDS}

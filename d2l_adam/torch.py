@@ -57,11 +57,9 @@ def parameter(x):
 
 
 def give(p, g):
-    g = torch.from_numpy(g)
     if p.grad is None:
-        p.grad = g.clone()
-    else:
-        p.grad.copy_(g)
+        p.grad = torch.zeros_like(p)
+    p.grad.copy_(torch.tensor(g))
 
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}

@@ -1,0 +1,248 @@
+"""The check of sections: their optimizers, run in every tab and compared, and what is wrong with them named."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from d2l_adam import TABS, book, drift, drive, optimizers, sandbox
+
+
+class Finding(NamedTuple):
+    """Something to tell of a section: `kind` is "drift", "unchecked" or "note"; `line` and the names may be empty."""
+
+    kind: str
+    file: str
+    line: int | None
+    name: str
+    tab: str
+    message: str
+    #: What the tab behaves as: sets of changes of the right code, each of which makes what the tab does.
+    causes: list[tuple[str, ...]] = []  # noqa: RUF012  only read
+
+    def text(self) -> str:
+        """The finding as lines to read."""
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        head = "  ".join(filter(None, (place, self.name, self.tab)))
+        return "\n".join(
+            (f"{head}  {self.message}", *(["            " + self.behaves()] if self.kind == "drift" else []))
+        )
+
+    def behaves(self) -> str:
+        """What the tab behaves as, in words."""
+        if not self.causes:
+            return "behaves as: no change of the spec that is known here" if self.kind == "drift" else ""
+        return "behaves as: " + ", or: ".join("; ".join(some) for some in self.causes[:3])
+
+
+@dataclass
+class Compared:
+    """An optimizer of a section, and how its tabs compare."""
+
+    file: str
+    name: str
+    lines: dict[str, int]
+    verdict: drift.Verdict
+
+
+@dataclass
+class Report:
+    """What a check has found."""
+
+    files: list[str] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Finding]:
+        """The findings of a kind."""
+        return [x for x in self.findings if x.kind == kind]
+
+    @property
+    def status(self) -> int:
+        """The exit status: 1 if there is drift, 2 if something could not be checked, else 0."""
+        return 1 if self.of("drift") else 2 if self.of("unchecked") else 0
+
+    def margin(self) -> tuple[float, float | None]:
+        """The largest distance that rounding made and the smallest of drift, as multiples of what is allowed."""
+        verdicts = [x.verdict for x in self.compared]
+        return (
+            max((x.rounding for x in verdicts), default=0.0),
+            min((x.smallest for x in verdicts if x.smallest is not None), default=None),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        rounding, smallest = self.margin()
+        return {
+            "status": self.status,
+            "files": self.files,
+            "optimizers": [asdict(x) for x in self.compared],
+            "findings": [x._asdict() for x in self.findings],
+            "margin": {"largest_rounding": rounding, "smallest_drift": smallest},
+        }
+
+    def annotations(self) -> list[str]:
+        """The findings as commands of GitHub's workflows, which it shows beside the lines of the file."""
+        kinds = {"drift": "error", "unchecked": "warning", "note": "notice"}
+        lines = []
+        for x in self.findings:
+            title = " ".join(filter(None, (x.kind, x.name, x.tab)))
+            place = f"file={_escaped(x.file, True)},line={x.line or 1},title={_escaped(title, True)}"
+            text = _escaped("\n".join(filter(None, (x.message, x.behaves() if x.kind == "drift" else ""))))
+            lines.append(f"::{kinds[x.kind]} {place}::{text}")
+        return lines
+
+
+def _escaped(text, in_property=False):
+    for character in "%\r\n" + ":," * in_property:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+def check(
+    files: Sequence[Path],
+    default_tab: str | None = None,
+    tabs: Iterable[str] = (),
+    timeout: float = 60.0,
+    memory: float = 2.0,
+    started: Callable[[int], Callable[[], Any]] = lambda number: lambda: None,
+) -> Report:
+    """Check sections of a d2l-style book, which runs their code: imports and functions, in a process for each tab.
+
+    `default_tab` is that of cells without one; left out, the one of the book's `config.ini`, else mxnet. `tabs` limits
+    the check to some. `timeout` is in seconds for an optimizer in a tab, `memory` in GiB beside the framework.
+    `started(number)` is called with the number of drives; what it returns, after each.
+    """
+    report, sections = Report(), {}
+    for file in dict.fromkeys(map(Path, files)):
+        report.files.append(str(file))
+        try:
+            sections[str(file)] = section = optimizers.read(file, default_tab or book.default_tab(file) or "mxnet")
+        except (OSError, ValueError) as error:
+            report.findings.append(Finding("unchecked", str(file), None, "", "", f"could not be read: {error}"))
+            continue
+        for line, tab, what in section.unreadable:
+            if not tabs or not tab or tab in tabs:
+                report.findings.append(Finding("unchecked", str(file), line, "", tab, f"could not be checked: {what}"))
+    _run(sections, tuple(tabs), timeout, int(memory * 2**30), started, report)
+    if not report.compared and not report.findings:
+        where = ", ".join(report.files)
+        report.findings.append(
+            Finding("unchecked", where, None, "", "", "has no optimizer, a function (params, states, hyperparams)")
+        )
+    return report
+
+
+def _run(sections, wanted, timeout, memory, started, report):
+    jobs: dict[str, list[dict[str, Any]]] = {}
+    found = {}
+    for file, section in sections.items():
+        for name, definitions in section.optimizers.items():
+            its = {tab: x for tab, x in definitions.items() if not wanted or tab in wanted}
+            values: dict[str, Any] = {}
+            for key, value in (item for x in definitions.values() for item in x.hyperparams.items()):
+                values[key] = values[key] if values.get(key) is not None else value
+            runs = drive.settings([*values], values)
+            found[file, name] = its, runs
+            for tab, x in its.items():
+                job = {"file": file, "name": name, "init": x.init, "passed": x.passed, "runs": runs}
+                jobs.setdefault(tab, []).append(job)
+    results: dict[tuple[str, str, str], dict[str, Any]] = {}
+    done = started(sum(len(x) for tab, x in jobs.items() if tab in TABS))
+
+    def run(tab):
+        cells = {file: section.cells[tab] for file, section in sections.items() if tab in section.cells}
+        return sandbox.run(tab, jobs[tab], cells, timeout, memory, done)
+
+    known = [tab for tab in jobs if tab in TABS]
+    for tab in jobs:
+        if tab not in TABS:
+            which = Counter(job["file"] for job in jobs[tab])
+            for file, number in which.items():
+                what = f"could not be checked: {number} optimizers; of tabs, only {_listed(TABS)} are known here"
+                report.findings.append(Finding("unchecked", file, None, "", tab, what))
+    with ThreadPoolExecutor(max(1, len(known))) as pool:
+        for tab, answers in zip(known, pool.map(run, known), strict=True):
+            for job, answer in zip(jobs[tab], answers, strict=True):
+                results[job["file"], job["name"], tab] = answer
+    for tab in known:
+        if (answer := results[jobs[tab][0]["file"], jobs[tab][0]["name"], tab]).get("unusable"):
+            for file in dict.fromkeys(job["file"] for job in jobs[tab]):
+                what = f"could not be checked: {answer['error']}"
+                report.findings.append(Finding("unchecked", file, None, "", tab, what))
+    for (file, name), (its, runs) in found.items():
+        ran = {tab: results[file, name, tab] for tab in its if (file, name, tab) in results}
+        _compare(
+            file, name, its, runs, ran, [tab for tab in sections[file].cells if not wanted or tab in wanted], report
+        )
+
+
+def _compare(file, name, its, runs, ran, all_tabs, report):
+    def tell(kind, tab, message, causes=(), line=None):
+        line = line or (its[tab].line if tab in its else None)
+        report.findings.append(Finding(kind, file, line, name, tab, message, list(causes)))
+
+    for tab, answer in ran.items():
+        if "error" in answer and not answer.get("unusable"):
+            tell("unchecked", tab, f"could not be checked: {answer['error']}")
+        for note in answer.get("notes", ()):
+            tell("note", tab, note)
+    paths = {tab: drift.Path(answer["paths"]) for tab, answer in ran.items() if "paths" in answer}
+    if paths:
+        verdict = drift.judge(name, paths, runs, {tab: its[tab].numbers for tab in paths})
+        report.compared.append(Compared(file, name, {tab: its[tab].line for tab in its}, verdict))
+        best = verdict.groups[0]
+        others = [*best, *(["the spec"] if verdict.matches_spec else [])]
+        for tab, (far, causes) in verdict.odd.items():
+            doubt = "" if verdict.sure else "; which of them is right cannot be told"
+            tell("drift", tab, f"differs from {_listed(others)} {_far(far)}{doubt}", causes)
+        if verdict.rule and not verdict.matches_spec:
+            as_what = "; ".join(verdict.causes[0]) if verdict.causes else "what is not known here"
+            verb = "behaves" if len(best) == 1 else "behave"
+            for tab in best[:1]:
+                tell("note", tab, f"{_listed(best)} {verb} as {verdict.rule} of the spec but for: {as_what}")
+        if len(its) == 1:
+            tell("note", best[0], "is in this tab only; there is no other to compare it with")
+    _contract(name, its, ran, all_tabs, tell)
+
+
+def _contract(name, its, ran, all_tabs, tell):
+    """Tell what is no drift, but unlike between the tabs of a section."""
+    for tab in all_tabs:
+        if tab not in its and len(its) > 1:
+            tell(
+                "note", tab, f"is not defined in this tab; it is in {_listed(its)}", line=next(iter(its.values())).line
+            )
+    views: dict[str, Callable[[str], Any]] = {
+        "takes {}": lambda tab: ", ".join(x for i, x in enumerate(its[tab].args) if not (its[tab].passed and i == 1)),
+        "has states from {}": lambda tab: its[tab].init and f"{its[tab].init}({', '.join(its[tab].init_args)})",
+        "starts from states of the shapes {}": lambda tab: ran.get(tab, {}).get("shapes"),
+    }
+    for words, view in views.items():
+        seen = {tab: str(view(tab)) for tab in its if view(tab) is not None}
+        if len({*seen.values()}) > 1:
+            usual = Counter(seen.values()).most_common(1)[0][0]
+            like = [tab for tab in seen if seen[tab] == usual]
+            for tab in seen:
+                if seen[tab] != usual:
+                    tell("note", tab, f"{words.format(seen[tab])}; in {_listed(like)} it is {usual}")
+
+
+def _listed(names):
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _far(far):
+    regimes = _listed(far.regimes) if len(far.regimes) < len(drive.REGIMES) else "of every kind"
+    nonfinite = "; NaN or infinite where the others are not" if far.nonfinite else ""
+    return f"from step {far.step} (max {far.largest:.1e}{nonfinite}), with gradients {regimes}"
+
+
+def relative(file: str) -> str:
+    """A path as short as it can be from here."""
+    here = os.path.relpath(file)
+    return min(file, here, key=len)

@@ -1,0 +1,131 @@
+"""The drive: any optimizer in d2l's convention, run on the same gradients from the same start in every tab.
+
+Two weights with their biases, each element with gradients of one regime, are stepped in two runs, the second of them
+with other hyperparameters. What is compared is where every element is after every step.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy
+
+#: How many steps the runs have; the second only has to tell whether the hyperparameters are heeded.
+STEPS = (300, 60)
+#: How many features the weights have; a bias of one element belongs to each.
+FEATURES = (30, 10)
+SHAPES: tuple[tuple[int, ...], ...] = tuple(shape for n in FEATURES for shape in ((n, 1), (1,)))
+#: The regimes of gradients. Element by element they take turns.
+REGIMES = ("of order 1", "of order 1e-4", "of order 1e-8", "of order 1e3", "exactly 0", "sparse")
+#: What hyperparameters are set to, in one run and in the other, if the section does not say; any other is 0.9 and 0.5.
+HYPERPARAMS = {
+    "lr": (0.01, 0.05),
+    "t": (1, 1),
+    "beta1": (0.9, 0.8),
+    "beta2": (0.999, 0.99),
+    "eps": (1e-6, 1e-4),
+    "wd": (0.1, 0.05),
+    "weight_decay": (0.1, 0.05),
+}
+_SIZES = [int(numpy.prod(shape)) for shape in SHAPES]
+#: The regime of each element, counted through all parameters, and the number of its parameter.
+REGIME = numpy.arange(sum(_SIZES)) % len(REGIMES)
+PARAMETER = numpy.repeat(numpy.arange(len(SHAPES)), _SIZES)
+
+
+class Drive(NamedTuple):
+    """What a drive has found: `paths`, an array (steps + 1, elements) a run, and what is to be told of the function."""
+
+    paths: list[numpy.ndarray]
+    notes: list[str]
+
+
+@functools.cache
+def start() -> numpy.ndarray:
+    """Where the elements start: half of them at 0, where the smallest step shows; float32."""
+    rng = numpy.random.default_rng(0)
+    p = rng.normal(scale=0.5, size=len(REGIME)) * (rng.permutation(len(REGIME)) % 2)
+    return _fixed(p)
+
+
+@functools.cache
+def gradients() -> numpy.ndarray:
+    """The gradients of all steps, (steps, elements) in float32: around a mean of each element's own."""
+    rng = numpy.random.default_rng(1)
+    g = rng.normal(size=(STEPS[0], len(REGIME))) + rng.normal(size=len(REGIME))
+    scale = numpy.array([1, 1e-4, 1e-8, 1e3, 0, 1])[REGIME]
+    seldom = (REGIMES.index("sparse") == REGIME) & (rng.uniform(size=g.shape) > 0.1)
+    return _fixed(g * scale * ~seldom)
+
+
+def _fixed(x):
+    x = x.astype("float32")
+    x.flags.writeable = False
+    return x
+
+
+def settings(names: Sequence[str], values: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The hyperparameters `names` of both runs; `values` are the section's own, for the first."""
+    runs = [{name: HYPERPARAMS.get(name, (0.9, 0.5))[run] for name in names} for run in range(2)]
+    first = {name: value for name, value in (values or {}).items() if name in runs[0] and value is not None}
+    # The other run has to have other values.
+    second = {name: runs[0][name] for name, value in first.items() if name != "t" and value == runs[1][name]}
+    return runs[0] | first, runs[1] | second
+
+
+def drive(
+    tab: ModuleType,
+    trainer: Callable[..., Any],
+    init: Callable[[int], Any] | None,
+    runs: Sequence[dict[str, Any]],
+    passed: bool,
+) -> Drive:
+    """Run an optimizer in a tab; `init` makes its states, `passed` says whether it is passed the gradients."""
+    notes: dict[str, None] = {}
+    paths = [_run(tab, trainer, init, {**run}, passed, steps, notes) for run, steps in zip(runs, STEPS, strict=True)]
+    return Drive(paths, list(notes))
+
+
+def _run(tab, trainer, init, hyperparams, passed, steps, notes):
+    params = [tab.parameter(x) for x in split(start())]
+    states: Any = [x for n in FEATURES for x in init(n)] if init else [None] * len(params)
+    path = [start()]
+    for row in gradients()[:steps]:
+        gives = [tab.give(p, g) for p, g in zip(params, split(row), strict=True)]
+        if not passed and gives[0] is not None:
+            raise TypeError(f"a parameter has no gradient in {tab.NAME}; give it (params, grads, states, hyperparams)")
+        grads = gives if gives[0] is not None else [p.grad for p in params]
+        returned = trainer(params, *([grads] if passed else []), states, hyperparams)
+        if returned is not None:
+            notes.setdefault("returns a value, which d2l's train_ch11 does not look at")
+        path.append(numpy.concatenate([numpy.asarray(tab.asnumpy(p), "float32").reshape(-1) for p in params]))
+        if tab.NAME == "pytorch" and not passed and any(p.grad is not None and p.grad.any() for p in params):
+            notes.setdefault("does not set the gradients to zero; backward adds to them")
+    if path[-1].size != len(REGIME):
+        raise ValueError(f"it leaves {path[-1].size} elements of {len(REGIME)}: parameters have to be changed in place")
+    return numpy.array(path)
+
+
+def split(row: numpy.ndarray) -> Iterator[numpy.ndarray]:
+    """Yield the values of each parameter, in its shape."""
+    at = 0
+    for shape, size in zip(SHAPES, _SIZES, strict=True):
+        yield row[at : at + size].reshape(shape)
+        at += size
+
+
+def follow(step: Callable[..., Any], t: int, steps: int) -> Iterator[Any]:
+    """Make steps `step(p, g, v, s, t)` on the same gradients in float64; yield where the elements are, at first too."""
+    p, v, s = start(), numpy.zeros(len(REGIME)), numpy.zeros(len(REGIME))
+    yield p
+    with numpy.errstate(all="ignore"):
+        p = p.astype("float64")
+        for number, g in enumerate(_in_double()[:steps]):
+            p, v, s = step(p, g, v, s, t + number)
+            yield p
+
+
+@functools.cache
+def _in_double():
+    return gradients().astype("float64")

@@ -1,0 +1,307 @@
+"""The defects that can be named: changes of a rule's syntax tree, and which of them make the path that was seen.
+
+Each change is one that a hand makes when it copies a formula: a bracket that closes too late, a factor, a sign or a
+counter left out, another number, a state mistaken for another. Nothing is named but what makes the very path.
+"""
+
+import ast
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy
+
+from d2l_adam import drive, render, spec
+
+#: Numbers that are tried for a constant, beside those in the code at hand.
+NUMBERS = {
+    "beta": (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999),
+    "eps": (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 1e-16),
+    "lr": (1.0, 0.5, 0.1, 0.05, 1e-2, 1e-3, 1e-4),
+}
+_TWO_DIGITS = range(10, 100)
+#: All numbers of few digits, tried where nothing else makes the path.
+EVERY_NUMBER = {
+    "beta": sorted({x / 100 for x in range(100)} | {x / 10**4 for x in range(9000, 10**4)}),
+    "eps": [float(f"{x}e{k}") for k in range(-17, 0) for x in _TWO_DIGITS],
+    "lr": [float(f"{x}e{k}") for k in range(-6, 1) for x in _TWO_DIGITS],
+}
+#: Any two changes are tried together; three, and two with any number, only of so many of the likeliest.
+LIKELIEST = 24
+
+
+class Change(NamedTuple):
+    """One change of a rule, in words: of one expression, of a constant, or of how the time step is counted.
+
+    `replace` returns the expression that takes the place of the one numbered `at`. `counted(t, k)` is the time
+    step that is used for parameter `k` at step `t`.
+    """
+
+    words: str
+    at: int | None = None
+    replace: Callable[[Any], ast.expr] | None = None
+    constant: tuple[str, float] | None = None
+    counted: Callable[[int, Any], Any] | None = None
+
+
+class Rule:
+    """A rule of the spec as a tree, which can be followed with some changes."""
+
+    def __init__(self, rule: Any):
+        tree = render.tree(rule)
+        self.name = rule.__name__
+        self.statements = [node for node in tree.body if not isinstance(node, ast.Expr)]  # without the docstring
+        for at, node in enumerate(node for statement in self.statements for node in ast.walk(statement)):
+            vars(node)["at"] = at
+        names, defaults = [arg.arg for arg in tree.args.args], [ast.literal_eval(x) for x in tree.args.defaults]
+        #: What the rule takes beside the arrays and the time step, with the default of each, or None.
+        self.constants = dict.fromkeys(names[5:]) | dict(
+            zip(names[len(names) - len(defaults) :], defaults, strict=True)
+        )
+
+    def takes(self, run: dict[str, Any]) -> bool:
+        """Whether the rule has all of these hyperparameters, and needs no more."""
+        needed = {name for name, default in self.constants.items() if default is None}
+        return needed <= {*run} <= {"t", *self.constants}
+
+    def follow(self, run: dict[str, Any], steps: int, changes: Iterable[Change] = ()):
+        """Yield where the elements of a drive are after each of the steps of the rule so changed, in float64."""
+        replace = {change.at: change.replace for change in changes if change.replace}
+        constants = dict(change.constant for change in changes if change.constant)
+        count = next((change.counted for change in changes if change.counted), None)
+        unused = {*replace}
+        start = {name: value for name, value in (self.constants | run | constants).items() if name != "t"}
+
+        def value(node, names):
+            while (new := replace.get(getattr(node, "at", None))) is not None:
+                unused.discard(node.at)
+                node = new(node)
+            match node:
+                case ast.Name(name):
+                    return names[name]
+                case ast.Constant(number):
+                    return number
+                case ast.BinOp(left, operation, right):
+                    return _OPERATIONS[type(operation)](value(left, names), value(right, names))
+                case ast.UnaryOp(ast.USub(), x):
+                    return -value(x, names)
+                case ast.Call(ast.Name(word), [x]):
+                    return getattr(numpy, word)(value(x, names))
+                case ast.Tuple(elements):
+                    return tuple(value(x, names) for x in elements)
+            raise TypeError(f"the rule {self.name} uses {ast.unparse(node)}")
+
+        def step(p, g, v, s, t):
+            names = start | {"p": p, "g": g, "v": v, "s": s, "t": t if count is None else count(t, drive.PARAMETER)}
+            names |= {"p_before": p, "v_before": v, "s_before": s}
+            for statement in self.statements[:-1]:
+                names[statement.targets[0].id] = value(statement.value, names)
+            return value(self.statements[-1].value, names)
+
+        for p in drive.follow(step, run.get("t", 1), steps):
+            yield p
+            if unused and p is not drive.start():
+                raise LookupError("one change has removed what another was to change")
+
+
+_OPERATIONS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+
+def changes(rule: Rule, numbers: Iterable[float] = ()) -> list[Change]:
+    """Return the changes of a rule, the likeliest first; `numbers` are tried as its constants before others."""
+    likely = list(_counts())
+    other: list[Change] = []
+    names = {"p", "g", "v", "s"}
+    for statement in rule.statements:
+        target = ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else None
+        for node in ast.walk(statement.value) if target else ():
+            for very, words, replace in _of(node, target, names, [*rule.constants]):
+                (likely if very else other).append(Change(words, vars(node)["at"], replace))
+        if target:
+            names.add(target)
+            other += _as_elsewhere(rule, statement, target)
+        else:
+            likely += _stored(statement.value)
+    for name, default in rule.constants.items():
+        known, own = NUMBERS.get(_kind(name), ()), [x for x in dict.fromkeys(numbers) if _fits(name, x)]
+        likely += _numbers(name, default, own)
+        other += _numbers(name, default, [x for x in known if x not in own])
+    return likely + other
+
+
+def _counts():
+    many = len(drive.SHAPES)
+    for words, count in {
+        "t never advanced": lambda t, k: 1,
+        "t advanced for each parameter, not for each step": lambda t, k: many * (t - 1) + k + 1,
+        "t advanced before it is used": lambda t, k: t + 1,
+        "t advanced for each parameter, before it is used": lambda t, k: many * (t - 1) + k + 2,
+        "t advanced by 2 a step": lambda t, k: 2 * t - 1,
+        "t counted from 0": lambda t, k: t - 1,
+    }.items():
+        yield Change(words, counted=count)
+
+
+def _kind(name):
+    return "beta" if name.startswith("beta") else name
+
+
+def _fits(name, x):
+    return 0 < x < 1 if name.startswith("beta") else 0 < x < 0.5 if name == "eps" else x > 0
+
+
+def _numbers(name, default, values):
+    was = "" if default is None else f" instead of {default:g}"
+    whatever = " whatever hyperparams says" if default is None else ""
+    return [Change(f"{name} = {x:g}{was}{whatever}", constant=(name, float(x))) for x in values if x != default]
+
+
+def _of(node, target, names, constants):
+    """What may become of one expression in the assignment to `target`: whether it is likely, words, replacement."""
+    text = ast.unparse(node)
+    match node:
+        case ast.BinOp(a, ast.Div(), b):
+            if isinstance(b, ast.BinOp) and isinstance(b.op, ast.Add):
+                yield (
+                    True,
+                    f"{ast.unparse(b.right)} outside the fraction",
+                    lambda n: ast.BinOp(ast.BinOp(n.left, n.op, n.right.left), n.right.op, n.right.right),
+                )
+            corrected = target.endswith("_hat") and isinstance(a, ast.Name)
+            words = f"the bias of {text_of(a)} not corrected" if corrected else f"not divided by {text_of(b)}"
+            yield corrected, words, lambda n: n.left
+        case ast.BinOp(a, ast.Add() | ast.Sub(), b):
+            eps = ast.unparse(b) == "eps"
+            match b:
+                case ast.BinOp(_, ast.Div(), ast.BinOp(_, ast.Add(), c)):  # p - lr * v / sqrt(s) + eps
+                    yield True, f"{text_of(c)} outside the fraction", _without_brackets
+            if isinstance(a, ast.Call) and eps:
+                yield (
+                    True,
+                    "eps inside the root",
+                    lambda n: ast.Call(n.left.func, [ast.BinOp(n.left.args[0], n.op, n.right)], []),
+                )
+                if "beta2" in constants:
+                    yield (
+                        True,
+                        "eps added before the bias is corrected (eps hat)",
+                        lambda n: ast.BinOp(n.left, n.op, ast.parse("eps / sqrt(1 - beta2**t)", mode="eval").body),
+                    )
+            yield eps, f"{text_of(b)} left out of {target}", lambda n: n.left
+            left_out = f"{text_of(b)} for {text}, in {target}" if isinstance(a, ast.Constant) else None
+            yield False, left_out or f"{text_of(a)} left out of {target}", lambda n: n.right
+            yield False, f"the sign flipped in {text}, in {target}", _flipped
+            if isinstance(node.op, ast.Sub):
+                words = f"{text_of(b)} - {text_of(a)} for {text}, in {target}"
+                yield False, words, lambda n: ast.BinOp(n.right, n.op, n.left)
+        case ast.BinOp(a, ast.Mult(), b):
+            yield False, f"the factor {text_of(a)} left out of {target}", lambda n: n.right
+            yield False, f"the factor {text_of(b)} left out of {target}", lambda n: n.left
+        case ast.BinOp(a, ast.Pow(), b):
+            yield False, f"{text_of(a)} for {text}, in {target}", lambda n: n.left
+        case ast.Call(ast.Name(word), [x]):
+            yield False, f"no {word}: {text_of(x)} for {text}, in {target}", lambda n: n.args[0]
+            for other in {"square": ("abs", "sqrt"), "sqrt": ("square", "abs")}.get(word, ()):
+                call = ast.Name(other)
+                yield False, f"{other} for {word} in {target}", lambda n, call=call: ast.Call(call, n.args, [])
+        case ast.Name(name) if name in names or name in constants:
+            pool = [x for x in constants if _kind(x) == _kind(name)]
+            if name in names:
+                pool = [*(f"{x}_before" for x in ("p", "v", "s") if x == name.removesuffix("_hat")), *sorted(names)]
+            for other in pool:
+                words = f"the {other[0]} from before the step" if other.endswith("_before") else other
+                if other != name:
+                    yield False, f"{words} for {name} in {target}", lambda n, other=other: ast.Name(other)
+
+
+def text_of(node):
+    """The source of an expression, in brackets if it is a sum."""
+    text = ast.unparse(node)
+    return f"({text})" if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)) else text
+
+
+def _without_brackets(n):
+    return ast.BinOp(
+        ast.BinOp(n.left, n.op, ast.BinOp(n.right.left, ast.Div(), n.right.right.left)), ast.Add(), n.right.right.right
+    )
+
+
+def _flipped(n):
+    return ast.BinOp(n.left, ast.Sub() if isinstance(n.op, ast.Add) else ast.Add(), n.right)
+
+
+def _as_elsewhere(rule, statement, target):
+    """What the other rules of the spec have in this place."""
+    for name, other in spec.RULES.items():
+        for theirs in render.tree(other).body if name != rule.name else ():
+            if isinstance(theirs, ast.Assign) and ast.unparse(theirs.targets[0]) == target:
+                its: Any = theirs.value
+                if ast.dump(its) != ast.dump(statement.value):
+                    yield Change(f"{target} as in {name}", statement.value.at, _instead(its))
+
+
+def _stored(end):
+    """What may become of `return p, v, s`."""
+    for x in end.elts[1:]:
+        yield Change(f"{x.id} not stored", x.at, _instead(ast.Name(f"{x.id}_before")))
+    p, v, s = end.elts
+    yield Change("v and s stored in each other's place", end.at, _instead(ast.Tuple([p, s, v])))
+
+
+def _instead(new: ast.expr) -> Callable[[Any], ast.expr]:
+    return lambda node: new
+
+
+def explain(
+    rule: Rule,
+    runs: Sequence[dict[str, Any]],
+    fits: Callable[[int, int, Any], bool],
+    numbers: Iterable[float] = (),
+) -> list[tuple[str, ...]]:
+    """Return the smallest sets of changes with which a rule makes a path, the likeliest first; [()] if it needs none.
+
+    `fits(run, step, p)` says whether the path has `p` after that step of that run; `numbers` are those in the code
+    that made the path.
+    """
+
+    def makes_it(some):
+        try:
+            return all(
+                fits(number, step, p)
+                for number, (run, steps) in enumerate(zip(runs, drive.STEPS, strict=True))
+                for step, p in enumerate(rule.follow(run, steps, some))
+            )
+        except (ArithmeticError, LookupError):  # one removes what another changes, or uses what is not there yet
+            return False
+
+    single = changes(rule, numbers)
+    every = [
+        change
+        for name, default in rule.constants.items()
+        for change in _numbers(name, default, EVERY_NUMBER.get(_kind(name), ()))
+    ]
+    likeliest = single[:LIKELIEST]
+    for sets in (
+        [()],
+        ((x,) for x in single),
+        ((x,) for x in every),
+        itertools.combinations(single, 2),
+        itertools.combinations(likeliest, 3),
+        itertools.product(likeliest, every),
+    ):
+        if found := [tuple(change.words for change in some) for some in sets if _together(some) and makes_it(some)]:
+            return found
+    return []
+
+
+def _together(some):
+    """Whether no two changes are of the same thing."""
+    what = [change.at if change.replace else change.constant and change.constant[0] for change in some]
+    return len({*what}) == len(what)

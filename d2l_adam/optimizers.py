@@ -1,0 +1,190 @@
+"""What the tabs of a section define: optimizers in d2l's convention, found in its cells without running any.
+
+init_..._states(feature_dim)                      optional: the states of a weight and of a bias
+sgd(params, states, hyperparams)                  the gradients are read from the parameters
+sgd(params, grads, states, hyperparams)           the gradients are passed (TensorFlow)
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from d2l_adam import TABS, book
+
+_MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.MULTILINE)
+_INIT = re.compile(r"init_\w*states$")
+
+
+class Cell(NamedTuple):
+    """The code of a cell as a tab has it, and the number in the file of each of its lines."""
+
+    source: str
+    lines: tuple[int, ...]
+
+
+@dataclass
+class Definition:
+    """How one tab defines an optimizer."""
+
+    line: int
+    end: int
+    args: tuple[str, ...]
+    #: The name of the function that makes its states, and what that calls its argument.
+    init: str | None = None
+    init_args: tuple[str, ...] = ()
+    #: The hyperparameters that it reads, each with a value that the section trains it with, or None.
+    hyperparams: dict[str, Any] = field(default_factory=dict)
+    #: The numbers in its code.
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gradients are passed to it."""
+        return len(self.args) == 4
+
+
+@dataclass
+class Section:
+    """The optimizers of a file: by name, then by tab; the cells of each tab; and what cannot be read of it."""
+
+    file: Path
+    cells: dict[str, list[Cell]]
+    optimizers: dict[str, dict[str, Definition]]
+    unreadable: list[tuple[int, str, str]]
+
+
+def parse(cell: Cell) -> ast.Module:
+    """Parse a cell, its shell and IPython magics left out; its nodes have the line numbers of the file."""
+    try:
+        tree = ast.parse(cell.source)
+    except SyntaxError:
+        tree = ast.parse(_MAGIC.sub(r"\1pass", cell.source))
+    for node in ast.walk(tree):
+        for name in ("lineno", "end_lineno"):
+            if line := getattr(node, name, None):
+                setattr(node, name, cell.lines[line - 1])
+    return tree
+
+
+def definitions(trees: list[ast.Module]) -> Iterator[ast.stmt]:
+    """Yield what may be run of a tab, in order: imports, functions, and names for plain values; nothing that trains."""
+    for tree in trees:
+        for node in tree.body:
+            if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef)) or (
+                isinstance(node, ast.Assign) and not any(isinstance(x, ast.Call) for x in ast.walk(node.value))
+            ):
+                yield node
+
+
+def read(file: Path, default_tab: str = "mxnet") -> Section:
+    """Read a section and find the optimizers of each tab. Raises OSError or ValueError if it is no text."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error})") from None
+    section = Section(file, {}, {}, [(line, "", "this fence is never closed") for line in book.unclosed(text)])
+    code = [cell for cell in book.read(text, default_tab) if cell.kind == "code"]
+    trees: dict[str, list[ast.Module]] = {}
+    for tab in dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code):
+        its = [cell.within(tab) for cell in code if cell.of(tab)]
+        section.cells[tab], trees[tab] = [], []
+        for cell in (Cell(cell.source, cell.lines) for cell in its):
+            try:
+                trees[tab].append(parse(cell))
+                section.cells[tab].append(cell)
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                line = cell.lines[min(getattr(error, "lineno", None) or 1, len(cell.lines)) - 1]
+                section.unreadable.append((line, tab, f"this cell is no Python ({getattr(error, 'msg', error)})"))
+    functions = {
+        tab: {node.name: node for node in definitions(trees[tab]) if isinstance(node, ast.FunctionDef)} for tab in trees
+    }
+    names = dict.fromkeys(name for its in functions.values() for name, node in its.items() if _is_optimizer(node))
+    for name in names:
+        section.optimizers[name] = {
+            tab: _definition(its[name], its, trees[tab])
+            for tab, its in functions.items()
+            if name in its and len(_args(its[name])) in (3, 4)
+        }
+    return section
+
+
+def _args(node):
+    return tuple(arg.arg for arg in (*node.args.posonlyargs, *node.args.args))
+
+
+def _is_optimizer(node):
+    args = _args(node)
+    return len(args) in (3, 4) and (
+        args[-2:] == ("states", "hyperparams") or (args[0], args[-1]) == ("params", "hyperparams")
+    )
+
+
+def _definition(node, functions, trees):
+    definition = Definition(node.lineno, node.end_lineno, _args(node))
+    inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) - len(x.args.defaults) <= 1]
+    init, values = _trained(node.name, {x.name for x in inits}, trees)
+    if init is None:
+        before = [x for x in inits if x.lineno < node.lineno] or inits
+        named = [x for x in inits if x.name.removeprefix("init_").removesuffix("_states") in node.name]
+        init = next((x.name for x in reversed(named or before)), None)
+    if init is not None:
+        definition.init, definition.init_args = init, _args(functions[init])
+    last = definition.args[-1]
+    for x in ast.walk(node):
+        key = None
+        if isinstance(x, ast.Subscript) and isinstance(x.value, ast.Name) and x.value.id == last:
+            key = x.slice
+        elif isinstance(x, ast.Call) and ast.unparse(x.func) == f"{last}.get" and x.args:
+            key = x.args[0]
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            definition.hyperparams[key.value] = values.get(key.value)
+    definition.numbers = tuple(dict.fromkeys(_numbers(node)))
+    return definition
+
+
+def _trained(name, inits, trees):
+    """How the section trains an optimizer: with the states of which init function, and with which numbers."""
+    init, values = None, dict[Any, float]()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if not (isinstance(node, ast.Call) and any(isinstance(x, ast.Name) and x.id == name for x in node.args)):
+            continue
+        for x in node.args:
+            if isinstance(x, ast.Call) and isinstance(x.func, ast.Name) and x.func.id in inits:
+                init = init or x.func.id
+            if isinstance(x, ast.Dict):
+                for key, value in zip(x.keys, x.values, strict=True):
+                    if isinstance(key, ast.Constant) and (number := _number(value)) is not None:
+                        values.setdefault(key.value, number)
+    return init, values
+
+
+def _numbers(node):
+    """The numbers in some code, also those that it works out of others, such as 10**-3."""
+    for x in ast.walk(node):
+        if (number := _number(x)) is not None:
+            yield number
+
+
+def _number(node):
+    if isinstance(node, ast.Constant):
+        return node.value if type(node.value) in (int, float) else None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _number(node.operand)
+        return None if number is None else -number
+    if isinstance(node, ast.BinOp):
+        left, right = _number(node.left), _number(node.right)
+        if left is None or right is None or max(abs(left), abs(right)) > 1e6:
+            return None
+        try:
+            value = {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right}.get(type(node.op))
+            if isinstance(node.op, ast.Div):
+                value = left / right
+            elif isinstance(node.op, ast.Pow) and abs(right) <= 100:
+                value = left**right
+        except (ArithmeticError, ValueError):
+            return None
+        return value if isinstance(value, (int, float)) else None
+    return None
