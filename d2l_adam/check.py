@@ -1,14 +1,13 @@
 """The check of sections: their optimizers, run in every tab and compared, and what is wrong with them named."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2l_adam import TABS, book, drift, drive, optimizers, sandbox
+from d2l_adam import TABS, book, drift, optimizers, sandbox
 
 
 class Finding(NamedTuple):
@@ -20,22 +19,23 @@ class Finding(NamedTuple):
     name: str
     tab: str
     message: str
-    #: What the tab behaves as: sets of changes of the right code, each of which makes what the tab does.
-    causes: list[tuple[str, ...]] = []  # noqa: RUF012  only read
+    #: Sets of changes of the right code, each of which makes what the tab does; None where no spec is known.
+    causes: list[tuple[str, ...]] | None = None
 
     def text(self) -> str:
         """The finding as lines to read."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        head = "  ".join(filter(None, (place, self.name, self.tab)))
-        return "\n".join(
-            (f"{head}  {self.message}", *(["            " + self.behaves()] if self.kind == "drift" else []))
-        )
+        head = "  ".join(filter(None, (place, self.name, self.tab, self.message)))
+        return "\n            ".join(filter(None, (head, self.behaves())))
 
     def behaves(self) -> str:
-        """What the tab behaves as, in words."""
+        """What the tab behaves as, in words, if it can be told."""
+        if self.causes is None:
+            return ""
         if not self.causes:
-            return "behaves as: no change of the spec that is known here" if self.kind == "drift" else ""
-        return "behaves as: " + ", or: ".join("; ".join(some) for some in self.causes[:3])
+            return "behaves as: no change of the spec that is known here"
+        others = f" ({len(self.causes) - 1} more ways to say it: --json)" if len(self.causes) > 1 else ""
+        return f"behaves as: {'; '.join(self.causes[0])}{others}"
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Report:
         for x in self.findings:
             title = " ".join(filter(None, (x.kind, x.name, x.tab)))
             place = f"file={_escaped(x.file, True)},line={x.line or 1},title={_escaped(title, True)}"
-            text = _escaped("\n".join(filter(None, (x.message, x.behaves() if x.kind == "drift" else ""))))
+            text = _escaped("\n".join(filter(None, (x.message, x.behaves()))))
             lines.append(f"::{kinds[x.kind]} {place}::{text}")
         return lines
 
@@ -181,9 +181,9 @@ def _run(sections, wanted, timeout, memory, started, report):
 
 
 def _compare(file, name, its, runs, ran, all_tabs, report):
-    def tell(kind, tab, message, causes=(), line=None):
+    def tell(kind, tab, message, causes=None, line=None):
         line = line or (its[tab].line if tab in its else None)
-        report.findings.append(Finding(kind, file, line, name, tab, message, list(causes)))
+        report.findings.append(Finding(kind, file, line, name, tab, message, causes))
 
     for tab, answer in ran.items():
         if "error" in answer and not answer.get("unusable"):
@@ -194,19 +194,24 @@ def _compare(file, name, its, runs, ran, all_tabs, report):
     if paths:
         verdict = drift.judge(name, paths, runs, {tab: its[tab].numbers for tab in paths})
         report.compared.append(Compared(file, name, {tab: its[tab].line for tab in its}, verdict))
-        best = verdict.groups[0]
-        others = [*best, *(["the spec"] if verdict.matches_spec else [])]
-        for tab, (far, causes) in verdict.odd.items():
-            doubt = "" if verdict.sure else "; which of them is right cannot be told"
-            tell("drift", tab, f"differs from {_listed(others)} {_far(far)}{doubt}", causes)
-        if verdict.rule and not verdict.matches_spec:
-            as_what = "; ".join(verdict.causes[0]) if verdict.causes else "what is not known here"
-            verb = "behaves" if len(best) == 1 else "behave"
-            for tab in best[:1]:
-                tell("note", tab, f"{_listed(best)} {verb} as {verdict.rule} of the spec but for: {as_what}")
+        for kind, tab, message, causes in told(verdict):
+            tell(kind, tab, message, causes)
         if len(its) == 1:
-            tell("note", best[0], "is in this tab only; there is no other to compare it with")
+            tell("note", next(iter(its)), "is in this tab only; there is no other to compare it with")
     _contract(name, its, ran, all_tabs, tell)
+
+
+def told(verdict: drift.Verdict) -> Iterator[tuple[str, str, str, list[tuple[str, ...]] | None]]:
+    """Yield what a verdict says: a kind, a tab, a message and its causes, as a `Finding` has them."""
+    best = verdict.groups[0]
+    others = _listed([*best, *(["the spec"] if verdict.matches_spec else [])])
+    doubt = "" if verdict.sure else "; which of them is right cannot be told"
+    for tab, (far, causes) in verdict.odd.items():
+        yield "drift", tab, f"differs from {others} {far}{doubt}", causes if verdict.rule else None
+    if verdict.rule and not verdict.matches_spec:
+        verb = "is" if len(best) == 1 else "are"
+        what = "; ".join(verdict.causes[0]) if verdict.causes else "no change of it that is known here"
+        yield "note", best[0], f"{_listed(best)} {verb} not {verdict.rule} of the spec, but behave as: {what}", None
 
 
 def _contract(name, its, ran, all_tabs, tell):
@@ -234,15 +239,3 @@ def _contract(name, its, ran, all_tabs, tell):
 def _listed(names):
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _far(far):
-    regimes = _listed(far.regimes) if len(far.regimes) < len(drive.REGIMES) else "of every kind"
-    nonfinite = "; NaN or infinite where the others are not" if far.nonfinite else ""
-    return f"from step {far.step} (max {far.largest:.1e}{nonfinite}), with gradients {regimes}"
-
-
-def relative(file: str) -> str:
-    """A path as short as it can be from here."""
-    here = os.path.relpath(file)
-    return min(file, here, key=len)

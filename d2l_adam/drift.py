@@ -1,6 +1,6 @@
 """The drift between paths: how far apart rounding alone may take them, who agrees with whom, and since when not."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,12 +18,18 @@ class Path:
     """Where all elements of a drive are after each step, in both runs, and how far from there is still the same."""
 
     def __init__(self, paths: Sequence[Any]):
-        self.paths = [numpy.asarray(path, "float64") for path in paths]
+        self.paths = [_in_single(numpy.asarray(path)) for path in paths]
         self.limits = [_limit(path) for path in self.paths]
 
     def fits(self, run: int, step: int, p: Any) -> bool:
         """Whether `p` is where this path is after a step."""
-        return bool((_apart(self.paths[run][step], p) <= self.limits[run][step]).all())
+        return bool((_apart(self.paths[run][step], _in_single(p)) <= self.limits[run][step]).all())
+
+
+def _in_single(x):
+    """Values as float32 has them: what is too large for it is infinite."""
+    with numpy.errstate(over="ignore"):
+        return x.astype("float32").astype("float64")
 
 
 def _limit(path):
@@ -59,6 +65,13 @@ class Distance(NamedTuple):
     def agree(self) -> bool:
         """Whether rounding explains it."""
         return self.step is None
+
+    def __str__(self):
+        """Since when, how far and with which gradients."""
+        regimes = " and ".join(filter(None, (", ".join(self.regimes[:-1]), self.regimes[-1])))
+        regimes = "of every kind" if len(self.regimes) == len(drive.REGIMES) else regimes
+        nonfinite = "; NaN or infinite in one only" if self.nonfinite else ""
+        return f"from step {self.step} (max {self.largest:.1e}{nonfinite}), with gradients {regimes}"
 
 
 def distance(one: Path, other: Path) -> Distance:
@@ -109,7 +122,7 @@ def judge(
     paths: dict[str, Path],
     runs: Sequence[dict[str, Any]],
     numbers: dict[str, Iterable[float]] = {},  # noqa: B006  only read
-    known: Sequence[Callable[..., Any]] = tuple(spec.RULES.values()),
+    known: Sequence[Any] = tuple(spec.BOOK.values()),
 ) -> Verdict:
     """Compare the paths of one optimizer, by tab, and name what is wrong with those that stand alone.
 
@@ -132,10 +145,10 @@ def judge(
     best = groups[0]
     matches_spec = best[0] in from_spec and from_spec[best[0]].agree
 
-    def causes(tab):
-        return mutants.explain(rule, runs, paths[tab].fits, numbers.get(tab, ())) if rule else []
+    def causes(tab, most=3):
+        return mutants.explain(rule, runs, paths[tab].fits, numbers.get(tab, ()), most) if rule else []
 
-    common = [] if matches_spec else causes(best[0])
+    common = [] if matches_spec else causes(best[0], most=1 if len(groups) == 1 else 3)
     odd: dict[str, tuple[Distance, list[tuple[str, ...]]]] = {}
     for group in groups[1:]:
         its = causes(group[0])
@@ -151,8 +164,13 @@ def judge(
         common,
         odd,
         max((x.ratio for x in found if x.agree), default=0.0),
-        min((x.ratio for x in found if not x.agree), default=None),
+        min((x.ratio for x in found if not x.agree and not x.nonfinite), default=None),
     )
+
+
+def follow(rule: mutants.Rule, runs: Sequence[dict[str, Any]]) -> Path:
+    """The path of a rule of the spec."""
+    return Path([list(rule.follow(run, steps)) for run, steps in zip(runs, drive.STEPS, strict=True)])
 
 
 def _rule(name, paths, runs, known):
@@ -160,7 +178,7 @@ def _rule(name, paths, runs, known):
     named = [rule for rule in known if rule.__name__ == name]
     for rule in map(mutants.Rule, named or known):
         if rule.takes(runs[0]):
-            path = Path([list(rule.follow(run, steps)) for run, steps in zip(runs, drive.STEPS, strict=True)])
+            path = follow(rule, runs)
             if named or any(distance(path, x).agree for x in paths.values()):
                 return rule, path
     return None, None

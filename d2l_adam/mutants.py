@@ -32,7 +32,7 @@ LIKELIEST = 24
 
 
 class Change(NamedTuple):
-    """One change of a rule, in words: of one expression, of a constant, or of how the time step is counted.
+    """One change of a rule, in words: of an expression, a constant, the order of statements, or the count of steps.
 
     `replace` returns the expression that takes the place of the one numbered `at`. `counted(t, k)` is the time
     step that is used for parameter `k` at step `t`.
@@ -42,6 +42,7 @@ class Change(NamedTuple):
     at: int | None = None
     replace: Callable[[Any], ast.expr] | None = None
     constant: tuple[str, float] | None = None
+    order: tuple[int, ...] | None = None
     counted: Callable[[int, Any], Any] | None = None
 
 
@@ -70,6 +71,7 @@ class Rule:
         replace = {change.at: change.replace for change in changes if change.replace}
         constants = dict(change.constant for change in changes if change.constant)
         count = next((change.counted for change in changes if change.counted), None)
+        order = next((change.order for change in changes if change.order), range(len(self.statements) - 1))
         unused = {*replace}
         start = {name: value for name, value in (self.constants | run | constants).items() if name != "t"}
 
@@ -95,7 +97,7 @@ class Rule:
         def step(p, g, v, s, t):
             names = start | {"p": p, "g": g, "v": v, "s": s, "t": t if count is None else count(t, drive.PARAMETER)}
             names |= {"p_before": p, "v_before": v, "s_before": s}
-            for statement in self.statements[:-1]:
+            for statement in (self.statements[i] for i in order):
                 names[statement.targets[0].id] = value(statement.value, names)
             return value(self.statements[-1].value, names)
 
@@ -116,7 +118,7 @@ _OPERATIONS: dict[type, Any] = {
 
 def changes(rule: Rule, numbers: Iterable[float] = ()) -> list[Change]:
     """Return the changes of a rule, the likeliest first; `numbers` are tried as its constants before others."""
-    likely = list(_counts())
+    likely = list(_counts()) if any(_named(node, "t") for x in rule.statements for node in ast.walk(x)) else []
     other: list[Change] = []
     names = {"p", "g", "v", "s"}
     for statement in rule.statements:
@@ -129,6 +131,7 @@ def changes(rule: Rule, numbers: Iterable[float] = ()) -> list[Change]:
             other += _as_elsewhere(rule, statement, target)
         else:
             likely += _stored(statement.value)
+    other += _orders(rule)
     for name, default in rule.constants.items():
         known, own = NUMBERS.get(_kind(name), ()), [x for x in dict.fromkeys(numbers) if _fits(name, x)]
         likely += _numbers(name, default, own)
@@ -150,11 +153,11 @@ def _counts():
 
 
 def _kind(name):
-    return "beta" if name.startswith("beta") else name
+    return "beta" if name.startswith("beta") or name in ("gamma", "rho", "momentum") else name
 
 
 def _fits(name, x):
-    return 0 < x < 1 if name.startswith("beta") else 0 < x < 0.5 if name == "eps" else x > 0
+    return 0 < x < {"beta": 1, "eps": 0.5}.get(_kind(name), float("inf"))
 
 
 def _numbers(name, default, values):
@@ -174,6 +177,8 @@ def _of(node, target, names, constants):
                     f"{ast.unparse(b.right)} outside the fraction",
                     lambda n: ast.BinOp(ast.BinOp(n.left, n.op, n.right.left), n.right.op, n.right.right),
                 )
+            if isinstance(b, ast.Call) and isinstance(b.args[0], ast.BinOp) and _named(b.args[0].right, "eps"):
+                yield True, "eps outside the fraction", lambda n: _out_of_call(n.right, left=n.left)
             corrected = target.endswith("_hat") and isinstance(a, ast.Name)
             words = f"the bias of {text_of(a)} not corrected" if corrected else f"not divided by {text_of(b)}"
             yield corrected, words, lambda n: n.left
@@ -194,6 +199,9 @@ def _of(node, target, names, constants):
                         "eps added before the bias is corrected (eps hat)",
                         lambda n: ast.BinOp(n.left, n.op, ast.parse("eps / sqrt(1 - beta2**t)", mode="eval").body),
                     )
+            match a:
+                case ast.BinOp(ast.Name(decay), ast.Mult(), _) if decay in constants and not isinstance(b, ast.BinOp):
+                    yield False, f"the factor (1 - {decay}) before {text_of(b)}, in {target}", _averaged
             yield eps, f"{text_of(b)} left out of {target}", lambda n: n.left
             left_out = f"{text_of(b)} for {text}, in {target}" if isinstance(a, ast.Constant) else None
             yield False, left_out or f"{text_of(a)} left out of {target}", lambda n: n.right
@@ -207,6 +215,8 @@ def _of(node, target, names, constants):
         case ast.BinOp(a, ast.Pow(), b):
             yield False, f"{text_of(a)} for {text}, in {target}", lambda n: n.left
         case ast.Call(ast.Name(word), [x]):
+            if isinstance(x, ast.BinOp) and _named(x.right, "eps"):
+                yield True, f"eps outside the root: {word}({text_of(x.left)}) + eps, in {target}", _out_of_call
             yield False, f"no {word}: {text_of(x)} for {text}, in {target}", lambda n: n.args[0]
             for other in {"square": ("abs", "sqrt"), "sqrt": ("square", "abs")}.get(word, ()):
                 call = ast.Name(other)
@@ -227,6 +237,20 @@ def text_of(node):
     return f"({text})" if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)) else text
 
 
+def _named(node, name):
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _out_of_call(n, left=None):
+    call = ast.Call(n.func, [n.args[0].left], [])
+    return ast.BinOp(call if left is None else ast.BinOp(left, ast.Div(), call), n.args[0].op, n.args[0].right)
+
+
+def _averaged(n):
+    weight = ast.BinOp(ast.Constant(1), ast.Sub(), n.left.left)
+    return ast.BinOp(n.left, n.op, ast.BinOp(weight, ast.Mult(), n.right))
+
+
 def _without_brackets(n):
     return ast.BinOp(
         ast.BinOp(n.left, n.op, ast.BinOp(n.right.left, ast.Div(), n.right.right.left)), ast.Add(), n.right.right.right
@@ -237,9 +261,17 @@ def _flipped(n):
     return ast.BinOp(n.left, ast.Sub() if isinstance(n.op, ast.Add) else ast.Add(), n.right)
 
 
+def _orders(rule):
+    """One statement moved before another."""
+    targets = [ast.unparse(statement.targets[0]) for statement in rule.statements[:-1]]
+    for i, j in itertools.combinations(range(len(targets)), 2):
+        order = [k for k in range(len(targets)) if k != j]
+        yield Change(f"{targets[j]} computed before {targets[i]}", order=(*order[:i], j, *order[i:]))
+
+
 def _as_elsewhere(rule, statement, target):
     """What the other rules of the spec have in this place."""
-    for name, other in spec.RULES.items():
+    for name, other in spec.BOOK.items():
         for theirs in render.tree(other).body if name != rule.name else ():
             if isinstance(theirs, ast.Assign) and ast.unparse(theirs.targets[0]) == target:
                 its: Any = theirs.value
@@ -264,11 +296,12 @@ def explain(
     runs: Sequence[dict[str, Any]],
     fits: Callable[[int, int, Any], bool],
     numbers: Iterable[float] = (),
+    most: int = 3,
 ) -> list[tuple[str, ...]]:
     """Return the smallest sets of changes with which a rule makes a path, the likeliest first; [()] if it needs none.
 
     `fits(run, step, p)` says whether the path has `p` after that step of that run; `numbers` are those in the code
-    that made the path.
+    that made the path; no more than `most` changes are tried together.
     """
 
     def makes_it(some):
@@ -288,20 +321,21 @@ def explain(
         for change in _numbers(name, default, EVERY_NUMBER.get(_kind(name), ()))
     ]
     likeliest = single[:LIKELIEST]
-    for sets in (
-        [()],
-        ((x,) for x in single),
-        ((x,) for x in every),
-        itertools.combinations(single, 2),
-        itertools.combinations(likeliest, 3),
-        itertools.product(likeliest, every),
-    ):
+    sets_of: list[tuple[int, Iterable[tuple[Change, ...]]]] = [
+        (0, [()]),
+        (1, ((x,) for x in single)),
+        (1, ((x,) for x in every)),
+        (2, itertools.combinations(single, 2)),
+        (3, itertools.combinations(likeliest, 3)),
+        (3, itertools.product(likeliest, every)),
+    ]
+    for sets in (sets for number, sets in sets_of if number <= most):
         if found := [tuple(change.words for change in some) for some in sets if _together(some) and makes_it(some)]:
-            return found
+            return list(dict.fromkeys(found))
     return []
 
 
 def _together(some):
     """Whether no two changes are of the same thing."""
-    what = [change.at if change.replace else change.constant and change.constant[0] for change in some]
+    what = [x.at if x.replace else x.constant[0] if x.constant else "order" if x.order else "count" for x in some]
     return len({*what}) == len(what)

@@ -141,7 +141,7 @@ def _definition(node, functions, trees):
             key = x.args[0]
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
             definition.hyperparams[key.value] = values.get(key.value)
-    definition.numbers = tuple(dict.fromkeys(_numbers(node)))
+    definition.numbers = numbers(node)
     return definition
 
 
@@ -161,11 +161,9 @@ def _trained(name, inits, trees):
     return init, values
 
 
-def _numbers(node):
-    """The numbers in some code, also those that it works out of others, such as 10**-3."""
-    for x in ast.walk(node):
-        if (number := _number(x)) is not None:
-            yield number
+def numbers(node: ast.AST) -> tuple[float, ...]:
+    """Return the numbers in some code, also those that it works out of others, such as 10**-3."""
+    return tuple(dict.fromkeys(number for x in ast.walk(node) if (number := _number(x)) is not None))
 
 
 def _number(node):

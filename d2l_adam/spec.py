@@ -87,3 +87,46 @@ def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
 
 
 RULES = {"adam": adam, "yogi": yogi}
+
+
+# The other optimizers of the book's chapter, for `d2l_adam.check`, which compares them with what a section has. No tab
+# publishes them, but `tab.step` takes them as any rule.
+
+
+def sgd(p, g, v, s, t, lr):
+    """Stochastic gradient descent."""
+    p = p - lr * g
+    return p, v, s
+
+
+def sgd_momentum(p, g, v, s, t, lr, momentum):
+    """SGD with momentum: a step along the leaky sum `v` of the gradients. Polyak, 1964."""
+    v = momentum * v + g
+    p = p - lr * v
+    return p, v, s
+
+
+def adagrad(p, g, v, s, t, lr, eps=1e-6):
+    """Adagrad: scaled by the root of the sum `s` of all squares. Duchi, Hazan and Singer, 2011."""
+    s = s + square(g)
+    p = p - lr * g / sqrt(s + eps)
+    return p, v, s
+
+
+def rmsprop(p, g, v, s, t, lr, gamma, eps=1e-6):
+    """RMSProp: scaled by the root of the averaged square `s`. Tieleman and Hinton, 2012."""
+    s = gamma * s + (1 - gamma) * square(g)
+    p = p - lr * g / sqrt(s + eps)
+    return p, v, s
+
+
+def adadelta(p, g, v, s, t, rho, eps=1e-5):
+    """Adadelta: scaled by the averaged squares `v` of the steps and `s` of the gradients. Zeiler, 2012."""
+    s = rho * s + (1 - rho) * square(g)
+    d = sqrt(v + eps) / sqrt(s + eps) * g
+    p = p - d
+    v = rho * v + (1 - rho) * square(d)
+    return p, v, s
+
+
+BOOK = RULES | {"sgd": sgd, "sgd_momentum": sgd_momentum, "adagrad": adagrad, "rmsprop": rmsprop, "adadelta": adadelta}
