@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2l_adam import TABS, book, drift, optimizers, sandbox
+from d2l_adam import TABS, book, drift, drive, optimizers, sandbox
 
 
 class Finding(NamedTuple):

@@ -1,7 +1,7 @@
 """The drive: any optimizer in d2l's convention, run on the same gradients from the same start in every tab.
 
-Two weights with their biases, each element with gradients of one regime, are stepped in two runs, the second of them
-with other hyperparameters. What is compared is where every element is after every step.
+A weight and a bias, as the chapter's model has them, are stepped in two runs, the second of them with other
+hyperparameters. Each element has gradients of one regime; what is compared is where it is after every step.
 """
 
 import functools
@@ -13,9 +13,8 @@ import numpy
 
 #: How many steps the runs have; the second only has to tell whether the hyperparameters are heeded.
 STEPS = (300, 60)
-#: How many features the weights have; a bias of one element belongs to each.
-FEATURES = (30, 10)
-SHAPES: tuple[tuple[int, ...], ...] = tuple(shape for n in FEATURES for shape in ((n, 1), (1,)))
+FEATURES = 47
+SHAPES = (FEATURES, 1), (1,)
 #: The regimes of gradients. Element by element they take turns.
 REGIMES = ("of order 1", "of order 1e-4", "of order 1e-8", "of order 1e3", "exactly 0", "sparse")
 #: What hyperparameters are set to, in one run and in the other, if the section does not say; any other is 0.9 and 0.5.
@@ -89,7 +88,7 @@ def drive(
 
 def _run(tab, trainer, init, hyperparams, passed, steps, notes):
     params = [tab.parameter(x) for x in split(start())]
-    states: Any = [x for n in FEATURES for x in init(n)] if init else [None] * len(params)
+    states: Any = init(FEATURES) if init else [None] * len(params)
     path = [start()]
     for row in gradients()[:steps]:
         gives = [tab.give(p, g) for p, g in zip(params, split(row), strict=True)]
@@ -115,17 +114,16 @@ def split(row: numpy.ndarray) -> Iterator[numpy.ndarray]:
         at += size
 
 
-def follow(step: Callable[..., Any], t: int, steps: int) -> Iterator[Any]:
-    """Make steps `step(p, g, v, s, t)` on the same gradients in float64; yield where the elements are, at first too."""
-    p, v, s = start(), numpy.zeros(len(REGIME)), numpy.zeros(len(REGIME))
+def follow(step: Callable[..., Any], t: int, steps: int, dtype: str = "float64") -> Iterator[Any]:
+    """Make steps `step(p, g, v, s, t)` on the same gradients; yield where the elements are, at first too."""
+    p, v, s = start().astype(dtype), numpy.zeros(len(REGIME), dtype), numpy.zeros(len(REGIME), dtype)
     yield p
     with numpy.errstate(all="ignore"):
-        p = p.astype("float64")
-        for number, g in enumerate(_in_double()[:steps]):
-            p, v, s = step(p, g, v, s, t + number)
+        for number, g in enumerate(_gradients(dtype)[:steps]):
+            p, v, s = (numpy.asarray(x, dtype) for x in step(p, g, v, s, t + number))
             yield p
 
 
 @functools.cache
-def _in_double():
-    return gradients().astype("float64")
+def _gradients(dtype):
+    return gradients().astype(dtype)

@@ -140,7 +140,7 @@ def work(module: Any, job: dict[str, Any], cells: list[optimizers.Cell], result:
     """Drive one optimizer of a section; its paths go into the file `result`."""
     namespace = defined(cells, job["file"])
     trainer, init = namespace[job["name"]], namespace[job["init"]] if job["init"] else None
-    its_shapes = shapes(init(drive.FEATURES[0])) if init else None
+    its_shapes = shapes(init(drive.FEATURES)) if init else None
     found = drive.drive(module, trainer, init, job["runs"], job["passed"])
     numpy.savez(result, *found.paths)
     return {"notes": found.notes, "shapes": its_shapes}
