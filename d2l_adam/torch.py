@@ -56,20 +56,22 @@ num_threads = torch.get_num_threads
 
 
 def lend(params, grads, states, adds):
-    if _traced():
-        return None
     vs, ss = zip(*states, strict=True)
-    n, tensors = len(params), (*params, *vs, *ss, *grads)
-    key = len(tensors), id(params[0])
-    dtype, sizes, look_alike, before, places = _seen.get(key, _UNSEEN)
+    n = len(params)
+    if not n == len(vs) == len(grads) or _traced():
+        return None
+    tensors = *params, *vs, *ss, *grads
+    key = n, id(params[0])
+    look_alike, dtype, sizes, before, places = _seen.get(key, _UNSEEN)
     try:
-        pointers = [x.data_ptr() for x in tensors]  # a tensor without memory, such as a sparse one, raises an error
+        pointers = [x.data_ptr() for x in tensors]
+        # A nested tensor has no one shape, and must not be compared.
         known = True not in [x.is_nested for x in tensors] and look_alike(*tensors)
         if not known:
             if not _are_plain(params, grads, vs, ss):
                 return None
-            dtype, sizes, look_alike = params[0].dtype, [p.numel() for p in params], _recorded(tensors)
-    except RuntimeError:
+            look_alike, dtype, sizes = _recorded(tensors), params[0].dtype, [p.numel() for p in params]
+    except RuntimeError:  # a tensor without memory of its own, such as a sparse one
         return None
     if not known or pointers != before:
         rows = zip(*(pointers[i : i + n] for i in range(0, 4 * n, n)), sizes, strict=True)
@@ -78,7 +80,7 @@ def lend(params, grads, states, adds):
             return None
         if len(_seen) >= 32:
             _seen.clear()
-        _seen[key] = dtype, sizes, look_alike, pointers, places
+        _seen[key] = look_alike, dtype, sizes, pointers, places
     return fused.Memory(DTYPES[dtype], places, (tensors, 3 * n))
 
 
@@ -102,19 +104,18 @@ def _never(*tensors):
 
 
 def _recorder():
-    """A function that records how tensors look, and returns one that says whether others look the same.
+    """A function that records how tensors look, and returns another that says whether tensors look like those.
 
-    It is part of the compiler of PyTorch and may change, so it is tried here. It sees type, layout, dtype, device, shape,
-    strides, and whether a tensor stands for its negative; it refuses a tensor given twice, and holds none.
+    PyTorch's compiler has it, and compares all in one call: type, layout, dtype, device, shape, strides, and the mark
+    of a negative. It holds no tensor, and refuses one that is given twice. It may change, so it is tried first.
     """
 
     def recorded(tensors):
-        return guards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        return torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 
     x = torch.zeros(2, 2)
-    others = x.double(), x[0], x.t(), x.expand(3, 2, 2)[0:1], torch.nn.Parameter(x), x.to("meta"), torch._neg_view(x)
+    others = x.double(), x[0], x[:1], x.t(), torch.nn.Parameter(x), x.to("meta"), torch._neg_view(x)
     try:
-        guards = torch._C._dynamo.guards.TensorGuards
         look_alike = recorded([x])
         if look_alike(torch.ones(2, 2)) and not any(map(look_alike, others)) and not recorded([x, x.clone()])(x, x):
             return recorded
@@ -124,8 +125,8 @@ def _recorder():
 
 
 _recorded = _recorder()
-_UNSEEN = None, None, _never, None, None
-#: What `lend` has found of tensors that it has lent, and how they looked. The key only says where to look, it is not relied on
+_UNSEEN = _never, None, None, None, None
+#: What is known of tensors that `lend` has seen. The key only says where to look: others may come by the same `id`.
 _seen: dict[tuple[int, int], tuple] = {}
 
 
