@@ -73,6 +73,16 @@ class Memory(NamedTuple):
     arrays: tuple
 
 
+class Table(NamedTuple):
+    """What a step must know about `places`: as long as they stay as they are, it is found out once."""
+
+    places: list[int]
+    array: numpy.ndarray
+    total: int  # the number of all elements
+    twins: bool  # see `_twins`
+    apart: bool  # whether no two gradients share memory
+
+
 class Fused:
     """A rule on the memory of one tab's arrays: `take` what can be stepped so, then `run` it."""
 
@@ -82,6 +92,7 @@ class Fused:
         self.lend, self.dense, self.settle, self.stepped = hooks
         self.defaults = {name: default for name, (default, *_) in constants.items()}
         self.kernels: dict[tuple, Any] = {}
+        self.table = _tabled([])
         code = rule.__code__
         others = {*code.co_names, *code.co_freevars} - {*checks.WORDS}
         others |= {x.co_name for x in code.co_consts if isinstance(x, CodeType)}
@@ -129,11 +140,17 @@ class Fused:
         try:
             if params and {*map(type, states)} <= {tuple, list}:
                 memory = self.lend(params, grads, states, self.adds)
-                if memory and not _twins(memory.places) and self._kernel(memory.dtype, options):
+                if memory and not self._table(memory.places).twins and self._kernel(memory.dtype, options):
                     return memory
         except (AttributeError, BufferError, TypeError, ValueError):  # not as it should be: `checks.arrays` says what
             pass
         return None
+
+    def _table(self, places):
+        table = self.table  # read once, as another thread may replace it
+        if places != table.places:
+            self.table = table = _tabled(places)
+        return table
 
     def _kernel(self, dtype, options):
         key = dtype, options
@@ -167,14 +184,14 @@ class Fused:
             return False
         constants = tuple(map(float, (self.defaults | numbers).values()))
         given = [options.get(name) for name in OPTIONS] if options else _NO_OPTIONS
-        if zero_grad:
-            read = [place for memory in taken for place in memory.places[6::8]]
-            zero_grad = len({*read}) == len(read)
+        if zero_grad and len(taken) > 1:
+            zero_grad = _tabled([place for memory in taken for place in memory.places]).apart
         for dtype, places, arrays in taken:
             like, kernel = self._kernel(dtype, tuple(options))
-            arguments = like, numpy.array(places, numpy.int64), constants, *given, zero_grad
+            table = self._table(places)
+            zero_grad = zero_grad and table.apart
             try:
-                in_threads(kernel, arguments, sum(places[7::8]), self.tab)
+                in_threads(kernel, (like, table.array, constants, *given, zero_grad), table.total, self.tab)
             finally:  # also if the user has interrupted it
                 if self.stepped:
                     self.stepped(arrays, zero_grad)
@@ -216,6 +233,12 @@ def _tried(rule, defaults, p):
     rule, x = FunctionType(rule.__code__, {word: getattr(numpy, word) for word in checks.WORDS}), numpy.ones(2)
     with numpy.errstate(all="ignore"):
         return rule(p, x, x, x, **numbers)
+
+
+def _tabled(places):
+    read = places[6::8]
+    array = numpy.array(places, numpy.int64)
+    return Table(places, array, sum(places[7::8]), _twins(places), len({*read}) == len(read))
 
 
 def _twins(places):

@@ -1,6 +1,7 @@
 """Steps in one pass over memory: the same numbers as eager ones, and nothing of a framework's own semantics lost."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -340,6 +342,206 @@ def test_gradients_without_plain_memory_are_taken_as_they_are_meant(make):
     p.grad = torch._neg_view(torch.ones(3)) if make == "_neg_view" else torch._efficientzerotensor(3)
     tab.Adam([p], lr=0.5).step()
     assert p.tolist() == pytest.approx([1.5 if make == "_neg_view" else 1.0] * 3)
+
+
+CHANGES = [
+    "pass",
+    "p.grad = torch.full((2, 2), 0.5)",
+    "p.data, v.data, p.grad.data = (torch.full((2, 2), x) for x in (7.0, 0.5, -1.0))",
+    "s.set_(torch.full((2, 2), 9.0))",
+    "v.set_(torch.arange(4.0).view(2, 2).t())",
+    "p.detach_().t_()",
+    "p.grad.copy_(torch.arange(4.0).view(2, 2)).t_()",
+    "s.copy_(torch.arange(4.0).view(2, 2)).t_()",
+    "v.resize_(3)",
+    "s.resize_(4)",
+    "v.data = v.double()",
+    "p.grad = None; p.data, v, s = p.data.double(), v.double(), s.double(); p.grad = torch.ones_like(p)",
+    "p.grad = None; p.data = p.data.bfloat16(); p.grad = torch.ones_like(p)",
+    "p.requires_grad_(False)",
+    "p.grad = torch._neg_view(torch.full((2, 2), 0.5))",
+    "v = torch._neg_view(torch.full((2, 2), 0.5))",
+    "p.grad = torch._efficientzerotensor(2, 2)",
+    "p.grad = torch.eye(2).to_sparse()",
+    "v = torch.eye(2).to_sparse()",
+    "v = torch.eye(2).to_sparse_csr()",
+    "s = torch.nested.nested_tensor([torch.ones(2), torch.ones(2)])",
+    "v = torch.zeros(1, 2).expand(2, 2)",
+    "with torch.inference_mode(): v, s = torch.zeros(2, 2), torch.zeros(2, 2)",
+    "v = v.to('meta')",
+    "v = torch.zeros(2, 2, dtype=torch.complex64).conj()",
+    "v = v.as_subclass(type('Subclass', (torch.Tensor,), {}))",
+    "s = s.numpy()",
+    "p.grad = None",
+    "p.grad = p.detach()",
+    "p.grad = v",
+    "v = s",
+    "v = s.view(2, 2)",
+]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_between_two_steps_is_seen(change):
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    results = []
+    for choice in (None, False):
+        d2l_adam.set_fused(choice)
+        p, v, s = torch.nn.Parameter(torch.arange(4.0).view(2, 2)), torch.zeros(2, 2), torch.zeros(2, 2)
+        p.grad, hyperparams, error = torch.ones(2, 2), {"lr": 0.5, "t": 1}, None
+        tab.adam([p], [(v, s)], hyperparams)
+        p.grad.fill_(0.5)
+        names = {"torch": torch, "p": p, "v": v, "s": s}
+        exec(change, names)
+        p, v, s = (names[name] for name in "pvs")
+        try:
+            for _ in range(3):
+                tab.adam([p], [(v, s)], hyperparams)
+        except Exception as caught:
+            error = type(caught), str(caught)
+        arrays = [x for x in (p, v, s) if isinstance(x, torch.Tensor) and x.layout is torch.strided]
+        values = [x.detach().flatten().tolist() for x in arrays if not (x.is_nested or x.is_meta or x.is_complex())]
+        grad = p.grad is not None and (p.grad.to_dense() + torch.zeros(2, 2)).tolist()
+        results.append((values, grad, error, hyperparams))
+    assert str(results[0][1:]) == str(results[1][1:])
+    for x, y in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_that_was_given_back_is_not_stepped():
+    tab = protocol.load("pytorch")
+    p, v, s, g = (tab.torch.zeros(3) for _ in "pvsg")
+    assert tab.lend([p], [g], [(v, s)], True)
+    v.untyped_storage().resize_(0)
+    assert tab.lend([p], [g], [(v, s)], True) is None
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """How often tensors were looked at one by one."""
+    tab, calls = protocol.load("pytorch"), []
+    are_plain = tab._are_plain
+    monkeypatch.setattr(tab, "_seen", {})
+    monkeypatch.setattr(tab, "_are_plain", lambda *args: calls.append(len(args[0])) or are_plain(*args))
+    return calls
+
+
+def test_tensors_that_look_as_before_are_not_looked_at_again(looked_at, counted):
+    tab = protocol.load("pytorch")
+    problem = Problem("pytorch", [np.ones(3), np.ones((2, 2))], "float32", lr=0.5)
+    other = Problem("pytorch", [np.ones(4), np.ones(1)], "float64", lr=0.5)
+    for _ in range(4):
+        for each in (problem, other):
+            each.set_grads([np.ones(p.shape) for p in each.params])  # new tensors
+            each.step("adam")
+    assert len(looked_at) == 2
+    assert counted == ["pytorch"] * 8
+    # The key is a hint: what was seen of other tensors under it is of no use.
+    first, second = tab._seen
+    tab._seen[first], tab._seen[second] = tab._seen[second], tab._seen[first]
+    for each in (problem, other):
+        each.set_grads([np.ones(p.shape) for p in each.params])
+        each.step("adam")
+        np.testing.assert_allclose(np.concatenate([p.ravel() for p, _, _ in each.values()]), -1.5, atol=1e-4)
+    assert len(looked_at) == 4
+
+
+def test_what_was_seen_of_tensors_keeps_none_alive_and_does_not_grow(looked_at):
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    references = []
+    for size in range(1, 100):
+        p, v, s = (torch.ones(size) for _ in "pvs")
+        p.grad = torch.ones(size)
+        references += map(weakref.ref, (p, v, s))
+        tab.adam([p], [(v, s)], {"lr": 0.5, "t": 1})
+        del p, v, s
+    assert not any(reference() is not None for reference in references)
+    params = [torch.ones(3) for _ in range(99)]
+    for p in params:
+        p.grad = torch.ones(3)
+        tab.adam([p], [(torch.zeros(3), torch.zeros(3))], {"lr": 0.5, "t": 1})
+    assert 0 < len(tab._seen) <= 32
+
+
+@pytest.mark.parametrize("how", ["absent", "refusing", "blind", "never content"])
+def test_a_pytorch_that_compares_otherwise_is_stepped_as_well(how, looked_at, counted, monkeypatch):
+    tab = protocol.load("pytorch")
+    guards = tab.torch._C._dynamo.guards
+
+    class Guards:
+        def __init__(self, *tensors, **options):
+            if how == "refusing":
+                raise TypeError("unknown")
+
+        def check(self, *tensors):
+            return how == "blind"
+
+    if how == "absent":
+        monkeypatch.delattr(guards, "TensorGuards")
+    else:
+        monkeypatch.setattr(guards, "TensorGuards", Guards)
+    monkeypatch.setattr(tab, "_recorded", tab._recorder())
+    steps = [[np.linspace(-1, i, 5)] for i in range(3)]
+    one, other = (stepped("pytorch", "adam", [np.arange(5.0)], steps, "float32", choice) for choice in (True, False))
+    assert_close(one, other, 1e-6)
+    assert counted == ["pytorch"] * 3
+    assert len(looked_at) == 3
+
+
+@pytest.mark.parametrize("beside", ["nothing", "half"])
+def test_gradients_that_begin_to_share_memory_are_seen(beside):
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in "ab"]
+    half = [torch.nn.Parameter(torch.ones(3, dtype=torch.float16))] if beside == "half" else []
+    states, hyperparams = [(torch.zeros(3), torch.zeros(3)) for _ in params + half], {"lr": 0.5, "t": 1}
+    shared = torch.ones(3)
+    for grads in ([torch.ones(3), torch.ones(3)], [shared, shared.view(3)], [shared, shared]):
+        for p, g in zip(params + half, [*grads, *(torch.ones_like(p) for p in half)], strict=True):
+            p.grad = g.fill_(1)
+        tab.adam(params + half, states, hyperparams)
+        assert not any(p.grad.any() for p in params + half)
+    assert [p.tolist() for p in params] == [[pytest.approx(-0.5, abs=1e-5)] * 3] * 2
+
+
+def test_a_mode_that_sees_operations_sees_those_of_a_known_step():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    p, states, hyperparams = torch.ones(3), [(torch.zeros(3), torch.zeros(3))], {"lr": 0.5, "t": 1}
+    for mode in (None, None, Mode()):
+        p.grad = torch.ones(3)
+        with mode or contextlib.nullcontext():
+            tab.adam([p], states, hyperparams)
+    assert len(seen) > 5
+    assert p.tolist() == pytest.approx([-0.5] * 3, abs=1e-5)
+
+
+def test_states_that_only_together_are_as_many_as_they_should_be_are_refused():
+    tab = protocol.load("pytorch")
+    torch = tab.torch
+    params, x = [torch.ones(3) for _ in "ab"], [torch.zeros(3) for _ in "vsvs"]
+    for p in params:
+        p.grad = torch.ones(3)
+    hyperparams = {"lr": 0.5, "t": 1}
+    tab.adam(params, [(x[0], x[1]), (x[2], x[3])], hyperparams)
+    for states in ([(x[0], x[1], x[2]), (x[3],)], [tuple(x)], [(x[0], x[1])]):
+        for p in params:
+            p.grad.fill_(1)
+        with pytest.raises(ValueError, match=r"pytorch: .*state"):
+            tab.adam(params, states, hyperparams)
+    assert hyperparams["t"] == 2
+    assert tab.lend(params, [torch.ones(3) for _ in range(4)], [(x[0], x[1])], True) is None
 
 
 @pytest.mark.parametrize("tab", ["pytorch", "numpy"])
