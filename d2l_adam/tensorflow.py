@@ -1,5 +1,6 @@
 """The TensorFlow tab: the spec on `tf.Variable`, in the calling convention of `d2l.tensorflow` and of Keras."""
 
+import functools
 import itertools
 import math
 import operator
@@ -15,6 +16,7 @@ from d2l_adam import binding, checkpoint, checks, fused, imports, spec
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
+    from tensorflow.python.ops.gen_functional_ops import stateful_partitioned_call
     from tensorflow.python.ops.gen_resource_variable_ops import (
         assign_add_variable_op,
         assign_variable_op,
@@ -101,6 +103,8 @@ class State(ResourceVariable):
 class _Place:
     """Memory for a value of a variable, which can be lent to one tensor at a time."""
 
+    __slots__ = "address", "array", "lent", "like"
+
     def __init__(self, x):
         dtype, shape = numpy.dtype(x.dtype.as_numpy_dtype), tuple(x.shape)
         size, aligned = math.prod(shape) * dtype.itemsize, 64  # otherwise TensorFlow would copy it
@@ -130,6 +134,8 @@ _ZERO = _ZEROS.__array_interface__["data"][0]
 def lend(params, grads, states, adds):
     places: list[int] = []
     assigned: list[tuple] = []
+    handles: list[Any] = []
+    steps: list[Any] = []
     kept: list[Any] = [grads]
     dtype = numpy.dtype(params[0].dtype.as_numpy_dtype)
     if dtype not in _FULL or len({id(x) for x in itertools.chain(params, *states)}) < 3 * len(params):
@@ -138,40 +144,71 @@ def lend(params, grads, states, adds):
         if not (type(g) is tf.__internal__.EagerTensor and g.device == _CPU):
             return None
         gradient = numpy.asarray(memoryview(g))
-        like, olds, news = (gradient.shape, dtype), [], []
+        like, size, olds, news = (gradient.shape, dtype), gradient.size, [], []
         if gradient.dtype != dtype:
             return None
         for x in (p, *pair):
-            if type(x) is State and x is p:
-                x.shared = True  # this one is trained
-            if type(x) is State and (new := x.place()):
-                address = new.address
-            elif type(x) not in (ResourceVariable, State) or x.device != _CPU:
-                return None
-            elif x is p and adds and gradient.size <= len(_ZEROS):  # its value need not be known
-                new, tensor = _step_of(x)
+            if x is p and adds and size <= len(_ZEROS):  # its value need not be known
+                new, step = x.__dict__.get("_d2l_step") or _step_of(x)
                 address = _ZERO
-                assigned.append((assign_add_variable_op, x, new, tensor))
+                handles.append(x.handle)
+                steps.append(step)
+            elif x is not p and type(x) is State and (new := x.place()):
+                address = new.address
             else:
                 value = _value(x)
                 kept.append(value)
                 new, address = _next(x), _address(value)
-                assigned.append((assign_variable_op, x, new, None))
+                assigned.append((x, new))
             if new.like != like:
                 return None
             olds.append(address)
             news.append(new.address)
-        if gradient.size:
-            places += *olds, *news, _address(gradient), gradient.size
-    return fused.Memory(_FULL[dtype], places, (assigned, kept))
+        if size:
+            places += *olds, *news, _address(gradient), size
+    summed = []
+    for first in range(0, len(handles), _MANY):
+        some = handles[first : first + _MANY]
+        summed.append((_sum(len(some), _FULL[dtype]), some + steps[first : first + _MANY]))
+    return fused.Memory(_FULL[dtype], places, (summed, assigned, kept))
 
 
 def _step_of(x):
-    """Memory for what is to be added to a variable, and the tensor in it."""
-    if "_d2l_step" not in x.__dict__:
-        place = _Place(x)
-        x.__dict__["_d2l_step"] = place, place.lend()
+    """Memory for what is to be added to a variable, and the tensor in it: made once, so that this looks at it once."""
+    _plain(x)
+    place = _Place(x)
+    x.__dict__["_d2l_step"] = place, place.lend()
     return x.__dict__["_d2l_step"]
+
+
+def _plain(x):
+    if type(x) not in (ResourceVariable, State) or x.device != _CPU:
+        raise TypeError
+
+
+#: So many variables are added to in one call, which costs as much as two eager additions and little more for each.
+_MANY = 50
+
+
+@functools.cache
+def _sum(number, dtype):
+    """A graph that adds to so many variables, whichever they are: it takes their handles, then what to add to each.
+
+    It captures none of these: it would keep them alive, and TensorFlow takes a small captured tensor for a constant.
+    """
+
+    def add(*args):
+        for handle, step in zip(args[:number], args[number:], strict=True):
+            assign_add_variable_op(handle, step)
+
+    handles, steps = [tf.TensorSpec((), tf.resource)] * number, [tf.TensorSpec(None, dtype)] * number
+    with tf.device(_CPU):
+        return tf.function(add, autograph=False).get_concrete_function(*handles, *steps)
+
+
+def _called(graph, args):
+    """What a graph makes of tensors. As one operation of this thread it costs less than `graph(...)`, in others."""
+    return stateful_partitioned_call(args, [x.dtype for x in graph.outputs], graph)
 
 
 def _next(x):
@@ -181,15 +218,18 @@ def _next(x):
 
 
 def stepped(arrays, zero_grad):
-    for assign, x, place, tensor in arrays[0]:
-        assign(x.handle, place.lend() if tensor is None else tensor)
-        if tensor is None:
-            last, _ = x.__dict__.get("_d2l_adam", (None, None))
-            x.__dict__["_d2l_adam"] = place, last
+    summed, assigned, _ = arrays
+    for graph, args in summed:
+        _called(graph, args)
+    for x, place in assigned:
+        assign_variable_op(x.handle, place.lend())
+        last, _ = x.__dict__.get("_d2l_adam", (None, None))
+        x.__dict__["_d2l_adam"] = place, last
 
 
 def _value(x):
     """The value of a variable, as an array that shares its memory."""
+    _plain(x)
     return numpy.asarray(memoryview(read_variable_op(x.handle, x.dtype)))
 
 
@@ -264,7 +304,7 @@ def regression(w, b):
     graph = graph.get_concrete_function()
 
     def gradients(X, y):
-        return (graph(tf.constant(X), tf.constant(y)),)
+        return (_called(graph, [tf.constant(X), tf.constant(y), *graph.captured_inputs]),)
 
     return params, loss, gradients
 

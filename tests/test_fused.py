@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -706,6 +707,116 @@ def test_a_tensor_read_before_a_step_does_not_change_after_it(read, counted):
     d2l_adam.set_fused(False)
     other = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
     assert_close([problem.values()], [other.run("adam", [[np.ones(4)]] * 4)[-1]], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_many_parameters_are_added_to_in_few_calls(dtype, monkeypatch, counted):
+    tab = protocol.load("tensorflow")
+    many, called, calls = 2 * tab._MANY + 3, tab._called, []
+
+    def counting(graph, args):
+        calls.append(len(args) // 2)
+        return called(graph, args)
+
+    monkeypatch.setattr(tab, "_called", counting)
+    rng = np.random.default_rng(3)
+    params = [rng.normal(size=SHAPES[i % len(SHAPES)]) for i in range(many)]
+    steps = [[rng.normal(size=np.shape(p)) for p in params] for _ in range(3)]
+    one, other = (stepped("tensorflow", "yogi", params, steps, dtype, choice) for choice in (True, False))
+    assert_close(one, other, TOLERANCE[dtype])
+    assert calls == [tab._MANY, tab._MANY, 3] * 3
+    assert counted == ["tensorflow"] * 3
+
+
+def test_a_tensor_of_any_of_many_parameters_does_not_change_after_it_was_read():
+    tf = protocol.load("tensorflow").tf
+    problem = Problem("tensorflow", [np.full(4, float(i)) for i in range(60)], "float32", lr=0.5)
+    problem.set_grads([np.ones(4)] * 60)
+    d2l_adam.set_fused(True)
+    for _ in range(3):
+        before = problem.values()
+        tensors = [(tf.identity(p), p.read_value()) for p in problem.params]
+        problem.step("adam")
+        for (p, _, _), read, (after, _, _) in zip(before, tensors, problem.values(), strict=True):
+            assert all(np.array_equal(x.numpy(), p) for x in read)
+            np.testing.assert_allclose(after, p - 0.5, atol=1e-4)
+
+
+def test_a_variable_and_its_memory_are_free_when_the_last_who_uses_it_is_gone():
+    problem = Problem("tensorflow", [np.ones(4), np.ones(1000)], "float32")
+    problem.set_grads([np.ones(4), np.ones(1000)])
+    d2l_adam.set_fused(True)
+    problem.step("adam")
+    held = []
+    for x in (*problem.params, *sum(map(tuple, problem.states), ())):
+        held += weakref.ref(x), weakref.ref(x.handle)
+        if "_d2l_step" in vars(x):
+            place, step = vars(x)["_d2l_step"]
+            held += weakref.ref(place.array), weakref.ref(step)
+    assert len(held) == 2 * 6 + 2 * 2
+    del problem, x, place, step
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_variable_of_a_class_of_its_own_is_stepped_with_its_own_operations(place, counted):
+    tab = protocol.load("tensorflow")
+
+    class Mine(tab.ResourceVariable):
+        pass
+
+    x = [tab.tf.Variable(value) for value in (tab.tf.ones(3), tab.tf.zeros(3), tab.tf.zeros(3))]
+    x[place] = Mine(x[place])
+    tab.adam([x[0]], [tab.tf.ones(3)], [x[1:]], {"lr": 0.5, "t": 1})
+    np.testing.assert_allclose(x[0].numpy(), 0.5, atol=1e-5)
+    assert counted == []
+
+
+@pytest.mark.parametrize("bad", [np.ones((4, 1), "float32"), np.ones(4), np.ones(3, "float32"), np.ones(4, "float16")])
+def test_what_fits_a_variable_no_more_is_refused_after_it_has_been_stepped_too(bad):
+    problem = Problem("tensorflow", [np.arange(4.0), np.ones(2)], "float32")
+    problem.set_grads([np.ones(4), np.ones(2)])
+    problem.step("adam")
+    before = problem.values()
+    problem.grads = [protocol.load("tensorflow").tf.constant(bad), problem.grads[1]]
+    with pytest.raises((ValueError, TypeError), match="gradient of parameter 0"):
+        problem.step("adam")
+    np.testing.assert_equal(problem.values(), before)
+    assert problem.hyperparams["t"] == 2
+
+
+@pytest.mark.parametrize("scope", ["tape", "eager functions"])
+def test_a_step_is_made_at_once_wherever_it_is_called(scope):
+    tf = protocol.load("tensorflow").tf
+    problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
+    problem.set_grads([np.ones(4)])
+    d2l_adam.set_fused(True)
+    p = problem.params[0]
+    tf.config.run_functions_eagerly(scope == "eager functions")
+    try:
+        for _ in range(3):
+            before = p.numpy()
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(p**2)
+                problem.step("adam")
+            np.testing.assert_allclose(p.numpy(), before - 0.5, atol=1e-4)
+            np.testing.assert_allclose(tape.gradient(loss, p).numpy(), 2 * before, atol=1e-6)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def test_the_gradients_of_the_chapter_s_model_are_those_of_a_tape():
+    tab = protocol.load("tensorflow")
+    features, labels, w, b = protocol.start()
+    params, loss, gradients = tab.regression(w, b)
+    for rows in (slice(0, 10), slice(5, 6), slice(0, 1500)):
+        with tab.tf.GradientTape() as tape:
+            error = loss(features[rows], labels[rows])
+        for one, other in zip(*gradients(features[rows], labels[rows]), tape.gradient(error, params), strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
+        params[0].assign_add(tab.tf.ones((5, 1)))
+        params[1].assign([2.0])
 
 
 @pytest.mark.parametrize("how", ["assign", "assign_add", "scatter", "slice", "graph", "xla", "restore"])
