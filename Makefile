@@ -1,7 +1,7 @@
 # Everything happens inside this folder: the environment in .venv, what the commands write in build.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-tests run distributed lab html cells test bench lint format wheel clean distclean
+.PHONY: help setup setup-tests run distributed lab html cells test bench check lint format wheel clean distclean
 
 python := .venv/bin/python
 ready := .venv/ready
@@ -49,6 +49,9 @@ test: lint $(ready-tests) ## Run the whole test suite
 
 bench: $(ready) | build/tmp ## Time steps and epochs, ours and the frameworks' own side by side
 	@$(python) -m d2l_adam bench
+
+check: $(ready) | build/tmp ## Look for drift between the tabs of the chapter
+	@$(python) -m d2l_adam check $(if $(GITHUB_ACTIONS),--github) chapter_optimization/*.md
 
 lint: $(ready) | build/tmp ## Check style and types
 	@$(python) -m ruff check --quiet .

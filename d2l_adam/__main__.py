@@ -108,7 +108,7 @@ def _print_json(result):
     def plain(x):
         if isinstance(x, dict):
             return {key: plain(value) for key, value in x.items()}
-        if isinstance(x, list):
+        if isinstance(x, (list, tuple)):
             return [plain(value) for value in x]
         return None if isinstance(x, float) and not math.isfinite(x) else x  # JSON has no NaN
 
@@ -350,7 +350,7 @@ def _print_check(report):
         agree, differ = x.verdict.groups[0], list(x.verdict.odd)
         spec = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
         alone = len(x.lines) == 1
-        table.add_row(x.file, x.name, *("-" if alone else ", ".join(agree), ", ".join(differ) or "-", spec))
+        table.add_row(Path(x.file).name, x.name, *("-" if alone else ", ".join(agree), ", ".join(differ) or "-", spec))
     if report.compared:
         out.print(table)
     for kind, colour in (("drift", "red"), ("unchecked", "yellow"), ("note", None)):

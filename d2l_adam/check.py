@@ -1,9 +1,10 @@
 """The check of sections: their optimizers, run in every tab and compared, and what is wrong with them named."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,10 +77,14 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
         rounding, smallest = self.margin()
+        compared = []
+        for x in self.compared:
+            odd = {tab: far._asdict() | {"causes": causes} for tab, (far, causes) in x.verdict.odd.items()}
+            compared.append({"file": x.file, "name": x.name, "lines": x.lines} | vars(x.verdict) | {"odd": odd})
         return {
             "status": self.status,
             "files": self.files,
-            "optimizers": [asdict(x) for x in self.compared],
+            "optimizers": compared,
             "findings": [x._asdict() for x in self.findings],
             "margin": {"largest_rounding": rounding, "smallest_drift": smallest},
         }
@@ -148,14 +153,20 @@ def _run(sections, wanted, timeout, memory, started, report):
             runs = drive.settings([*values], values)
             found[file, name] = its, runs
             for tab, x in its.items():
+                if x.passed is None:
+                    what = f"could not be checked: it takes ({', '.join(x.args)}), not (params, states, hyperparams)"
+                    report.findings.append(Finding("unchecked", file, x.line, name, tab, what))
+                    continue
                 job = {"file": file, "name": name, "init": x.init, "passed": x.passed, "runs": runs}
                 jobs.setdefault(tab, []).append(job)
     results: dict[tuple[str, str, str], dict[str, Any]] = {}
     done = started(sum(len(x) for tab, x in jobs.items() if tab in TABS))
 
+    stop = threading.Event()
+
     def run(tab):
         cells = {file: section.cells[tab] for file, section in sections.items() if tab in section.cells}
-        return sandbox.run(tab, jobs[tab], cells, timeout, memory, done)
+        return sandbox.run(tab, jobs[tab], cells, timeout, memory, done, stop)
 
     known = [tab for tab in jobs if tab in TABS]
     for tab in jobs:
@@ -165,9 +176,13 @@ def _run(sections, wanted, timeout, memory, started, report):
                 what = f"could not be checked: {number} optimizers; of tabs, only {_listed(TABS)} are known here"
                 report.findings.append(Finding("unchecked", file, None, "", tab, what))
     with ThreadPoolExecutor(max(1, len(known))) as pool:
-        for tab, answers in zip(known, pool.map(run, known), strict=True):
-            for job, answer in zip(jobs[tab], answers, strict=True):
-                results[job["file"], job["name"], tab] = answer
+        try:
+            for tab, answers in zip(known, pool.map(run, known), strict=True):
+                for job, answer in zip(jobs[tab], answers, strict=True):
+                    results[job["file"], job["name"], tab] = answer
+        except BaseException:  # an interrupt, too, ends the processes
+            stop.set()
+            raise
     for tab in known:
         if (answer := results[jobs[tab][0]["file"], jobs[tab][0]["name"], tab]).get("unusable"):
             for file in dict.fromkeys(job["file"] for job in jobs[tab]):

@@ -329,7 +329,7 @@ def explain(
         (1, ((x,) for x in every)),
         (2, itertools.combinations(single, 2)),
         (3, itertools.combinations(likeliest, 3)),
-        (3, itertools.product(likeliest, every)),
+        (3, itertools.product((x for x in likeliest if not x.constant), every)),
     ]
     for sets in (sets for number, sets in sets_of if number <= most):
         if found := [tuple(change.words for change in some) for some in sets if _together(some) and makes_it(some)]:

@@ -41,9 +41,9 @@ class Definition:
     numbers: tuple[float, ...] = ()
 
     @property
-    def passed(self) -> bool:
-        """Whether the gradients are passed to it."""
-        return len(self.args) == 4
+    def passed(self) -> bool | None:
+        """Whether the gradients are passed to it; None if it is not in d2l's convention."""
+        return {3: False, 4: True}.get(len(self.args))
 
 
 @dataclass
@@ -104,15 +104,15 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
     names = dict.fromkeys(name for its in functions.values() for name, node in its.items() if _is_optimizer(node))
     for name in names:
         section.optimizers[name] = {
-            tab: _definition(its[name], its, trees[tab])
-            for tab, its in functions.items()
-            if name in its and len(_args(its[name])) in (3, 4)
+            tab: _definition(its[name], its, trees[tab]) for tab, its in functions.items() if name in its
         }
     return section
 
 
 def _args(node):
-    return tuple(arg.arg for arg in (*node.args.posonlyargs, *node.args.args))
+    """The names of the arguments that have to be given."""
+    names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+    return tuple(names[: len(names) - len(node.args.defaults)])
 
 
 def _is_optimizer(node):
@@ -124,7 +124,7 @@ def _is_optimizer(node):
 
 def _definition(node, functions, trees):
     definition = Definition(node.lineno, node.end_lineno, _args(node))
-    inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) - len(x.args.defaults) <= 1]
+    inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
     init, values = _trained(node.name, {x.name for x in inits}, trees)
     if init is None:
         before = [x for x in inits if x.lineno < node.lineno] or inits

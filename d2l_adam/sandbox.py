@@ -9,6 +9,7 @@ import site
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,19 +31,21 @@ def run(
     timeout: float,
     memory: int,
     done: Callable[[], Any] = lambda: None,
+    stop: threading.Event | None = None,
 ) -> list[dict[str, Any]]:
     """Drive optimizers of one tab: for each job the paths it took, or the error that kept it from that.
 
     A job has `file`, `name`, `init`, `passed` and `runs`; `cells` are the cells of the tab in each file. A job that
     does not end within `timeout` seconds, or takes more than `memory` bytes beside its framework, is ended; the
-    others go on in a new process. Results are dicts of `paths`, `notes` and `shapes`, or of `error`.
+    others go on in a new process. Results are dicts of `paths`, `notes` and `shapes`, or of `error`. `done` is called
+    after each; `stop` ends it all.
     """
     results: list[dict[str, Any]] = [{"error": "it was not run"} for _ in jobs]
     todo = list(enumerate(jobs))
-    while todo:
+    while todo and not (stop and stop.is_set()):
         with tempfile.TemporaryDirectory(prefix="d2l_adam") as scratch:
             given = {"tab": tab, "memory": memory, "jobs": todo, "cells": cells}
-            for number, answer in _attempt(given, scratch, timeout):
+            for number, answer in _attempt(given, scratch, timeout, stop):
                 if number is None:  # it did not come so far as to run any code of the section
                     for number, _ in todo:
                         results[number] = answer
@@ -57,7 +60,7 @@ def run(
     return results
 
 
-def _attempt(given, scratch, timeout) -> Iterator[tuple[int | None, dict[str, Any]]]:
+def _attempt(given, scratch, timeout, stop) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """Start a process and yield what it answers; if it ends or has to be ended, that is the last answer."""
     job = Path(scratch, "job.json")
     job.write_text(json.dumps(given))
@@ -74,7 +77,7 @@ def _attempt(given, scratch, timeout) -> Iterator[tuple[int | None, dict[str, An
         )
         os.close(writing)
         try:
-            lines = _lines(answers, process)
+            lines = _lines(answers, process, stop)
             message = lines(IMPORT)
             if not message.get("ready"):
                 why = message.get("unusable") or f"{given['tab']} cannot be imported: {_end(message, IMPORT, err)}"
@@ -92,7 +95,7 @@ def _attempt(given, scratch, timeout) -> Iterator[tuple[int | None, dict[str, An
             process.wait()
 
 
-def _lines(answers, process):
+def _lines(answers, process, stop):
     """A function that waits for the next answer; `{"ended": status}`, or None for the status, if there is none."""
     descriptor, buffer = answers.fileno(), b""
 
@@ -109,7 +112,7 @@ def _lines(answers, process):
                 ended = True
             if ended:
                 return {"ended": process.wait()}
-            if time.monotonic() > until:
+            if time.monotonic() > until or (stop and stop.is_set()):
                 return {"ended": None}
         line, _, buffer = buffer.partition(b"\n")
         try:

@@ -101,15 +101,16 @@ class Missing:
         raise ImportError(self._why)
 
 
-def defined(cells: list[optimizers.Cell], file: str) -> dict[str, Any]:
+def defined(cells: list[optimizers.Cell], file: str, without_d2l: str = "") -> dict[str, Any]:
     """Run the definitions of a tab, statement by statement; what fails is missed only by what needs it."""
     namespace: dict[str, Any] = {"__name__": Path(file).stem, "__builtins__": __builtins__}
     for node in optimizers.definitions([optimizers.parse(cell) for cell in cells]):
         try:
             exec(compile(ast.Module([node], []), file, "exec"), namespace)
         except Exception as error:
+            why = without_d2l if isinstance(error, ImportError) and "d2l" in ast.unparse(node) else ""
             for name in _names(node):
-                namespace[name] = Missing(f"{said(error, file)}, at line {node.lineno}")
+                namespace[name] = Missing(f"{why or said(error, file)}, at line {node.lineno}")
     return namespace
 
 
@@ -136,9 +137,8 @@ def shapes(states: Any) -> Any:
     return [shapes(x) for x in states] if isinstance(states, (tuple, list)) else list(states.shape)
 
 
-def work(module: Any, job: dict[str, Any], cells: list[optimizers.Cell], result: Path) -> dict[str, Any]:
+def work(module: Any, job: dict[str, Any], namespace: dict[str, Any], result: Path) -> dict[str, Any]:
     """Drive one optimizer of a section; its paths go into the file `result`."""
-    namespace = defined(cells, job["file"])
     trainer, init = namespace[job["name"]], namespace[job["init"]] if job["init"] else None
     its_shapes = shapes(init(drive.FEATURES)) if init else None
     found = drive.drive(module, trainer, init, job["runs"], job["passed"])
@@ -161,8 +161,11 @@ def main(file: str, tell: int) -> None:
     except ImportError as error:
         report(unusable=str(error))
         return
-    with contextlib.suppress(ImportError, AttributeError):  # then what needs it says so
+    without_d2l = ""
+    try:
         _ = module.d2l
+    except (ImportError, AttributeError) as error:
+        without_d2l = str(error)
     os.chdir(scratch)
     refuse(scratch)
     taken = (
@@ -173,15 +176,16 @@ def main(file: str, tell: int) -> None:
     report(ready=True)
     for number, job in given["jobs"]:
         cells = [optimizers.Cell(source, tuple(lines)) for source, lines in given["cells"][job["file"]]]
-        printed = os.fstat(1).st_size
         try:
-            answer = work(module, job, cells, Path(scratch, f"{number}.npz"))
+            answer = work(module, job, defined(cells, job["file"], without_d2l), Path(scratch, f"{number}.npz"))
         except BaseException as error:
             answer = {"error": said(error, job["file"])}
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        if (more := os.fstat(1).st_size - printed) > 0:
-            answer.setdefault("notes", []).append(f"prints while it steps ({more} bytes)")
+        if printed := os.fstat(1).st_size:
+            answer.setdefault("notes", []).append(f"prints while it steps ({printed} bytes)")
+        os.ftruncate(1, 0)  # not to leave the next one without room
+        os.lseek(1, 0, os.SEEK_SET)
         report(number=number, **answer)
 
 

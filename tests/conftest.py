@@ -13,6 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import torch._dynamo  # noqa: F401  Triton, of PyTorch's GPU builds, crashes where it is loaded after TensorFlow
 
+from d2l_adam.testing import tab  # noqa: F401  the fixture, as other test suites get it
+
 # The machines are small and noisy: no deadlines. The same examples each time: a failure can be run again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("default")

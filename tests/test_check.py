@@ -1,12 +1,22 @@
 """The check: every defect that is put into a tab is found and named, and nothing that is right is called wrong."""
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
-from sections import OPTIMIZERS, section
+from click.testing import CliRunner
+from sections import IMPORTS, OPTIMIZERS, fence, init, section
 
-from d2l_adam import check
+from d2l_adam import binding, check, drive, mutants, protocol, sandbox, spec
+from d2l_adam.__main__ import cli
 
 TABS = ("mxnet", "pytorch", "tensorflow")
 CHAPTER = Path(__file__).parents[1] / "chapter_optimization"
@@ -148,3 +158,337 @@ def test_rounding_and_drift_are_far_apart(report):
     rounding, smallest = report.margin()
     assert rounding < 0.3
     assert smallest > 10
+
+
+def written(folder, **texts):
+    files = []
+    for name, text in texts.items():
+        files.append(folder / f"{name}.md")
+        files[-1].write_text(text)
+    return files
+
+
+def adam(tab, *body, head=""):
+    """A section in which the `adam` of a tab is made of some lines."""
+    return fence(tab, "\n".join((head, "def adam(params, grads, states, hyperparams):", *(f"    {x}" for x in body))))
+
+
+def hostile(path):
+    """What code may do that it should not, and what has to be said of it."""
+    return {
+        "loops": (["while True:", "    pass"], "it did not end within 5 seconds, and was ended"),
+        "raises": (["raise ValueError('no such', 'thing')"], "ValueError: ('no such', 'thing') (line 6)"),
+        "exits": (["exit(0)"], "it calls exit"),
+        "leaves": (["import os", "os._exit(3)"], "it ended its process, with status 3"),
+        "crashes": (["import ctypes", "ctypes.string_at(0)"], "its process was ended by SIGSEGV"),
+        "kills": (["import os", "os.kill(os.getppid(), 9)"], "PermissionError: os.kill is not allowed"),
+        "eats": (["x = []", "while True:", "    x.append(np.ones(10**7))"], "MemoryError"),
+        "recurses": (["adam(params, grads, states, hyperparams)"], "RecursionError"),
+        "floods": (["while True:", "    print('x' * 10**6)"], "OSError: [Errno 27] File too large"),
+        "forks": (["import os", "while True:", "    os.fork()"], "PermissionError: os.fork is not allowed"),
+        "starts": (["import subprocess", f"subprocess.run(['touch', {path!r}])"], "subprocess.Popen is not allowed"),
+        "shells": (["import os", f"os.system('touch {path}')"], "PermissionError: os.system is not allowed"),
+        "writes": ([f"open({path!r}, 'w').write('x')"], f"PermissionError: open of {path} is not allowed"),
+        "saves": ([f"np.ones(3).tofile({path!r})"], f"PermissionError: open of {path} is not allowed"),
+        "removes": (["import os", f"os.remove({path + '.here'!r})"], "PermissionError: os.remove of"),
+        "fetches": (
+            ["import urllib.request", "urllib.request.urlopen('http://127.0.0.1:9')"],
+            "is not allowed while a section is checked",
+        ),
+        "asks": (["input('your name?')"], "EOFError"),
+        "misses": (["nothing_of_this_name.step()"], "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        "forgets": (["hyperparams['no such key']['t']"], "TypeError"),
+    }
+
+
+def test_what_must_not_be_done_is_not_done_and_the_others_go_on(tmp_path):
+    path = str(tmp_path / "written")
+    Path(path + ".here").write_text("stays")
+    cases = hostile(path)
+    texts = {name: adam("numpy", *body, head=IMPORT) for name, (body, _) in cases.items()}
+    texts["last"] = section("adam", ("numpy",))
+    began = time.monotonic()
+    report = check.check(written(tmp_path, **texts), timeout=5, memory=1)
+    assert time.monotonic() - began < 120
+    said = {Path(x.file).stem: x.message for x in report.of("unchecked")}
+    assert said.keys() == cases.keys()
+    for name, (_, words) in cases.items():
+        assert words in said[name], name
+    assert report.status == 2
+    [good] = report.compared
+    assert Path(good.file).stem == "last"
+    assert good.verdict.matches_spec
+    assert not Path(path).exists()
+    assert Path(path + ".here").read_text() == "stays"
+    assert not [x for x in psutil.process_iter(["cmdline"]) if "d2l_adam.worker" in (x.info["cmdline"] or ())]
+
+
+IMPORT = "import numpy as np\nimport nothing_of_this_name"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Landlock is of Linux")
+def test_the_kernel_refuses_what_python_does_not_see(tmp_path):
+    path = tmp_path / "written"
+    code = f"import torch\ndef adam(params, states, hyperparams):\n    torch._C.PyTorchFileWriter({str(path)!r})"
+    report = check.check(written(tmp_path, saves=fence("pytorch", code)))
+    assert [x.message[:22] for x in report.of("unchecked")] == ["could not be checked: "]
+    assert not path.exists()
+
+
+def test_a_tab_that_hangs_keeps_no_other_from_being_compared(tmp_path):
+    text = section("yogi", ("numpy", "mxnet", "pytorch"))
+    text = text.replace("        with torch.no_grad():", "        while True: pass\n        with torch.no_grad():")
+    report = check.check(written(tmp_path, yogi=text), timeout=5)
+    assert [(x.tab, "did not end" in x.message) for x in report.of("unchecked")] == [("pytorch", True)]
+    assert report.compared[0].verdict.groups == [["numpy", "mxnet"]]
+
+
+BAD = {
+    "syntax": (fence("numpy", "def adam(params, states, hyperparams):\n    return ("), 4, "this cell is no Python ('("),
+    "fence": ("# One\n\n```{.python .input}\n#@tab numpy\nx = 1\n", 3, "this fence is never closed"),
+    "unknown": (fence("paddle", "def adam(params, states, hyperparams): pass"), None, "1 optimizers; of tabs, only"),
+    "arity": (
+        adam("numpy", "pass") + fence("mxnet", "def adam(params): pass"),
+        9,
+        "it takes (params), not (params, states, hyperparams)",
+    ),
+    "latin": (b"\xff\xfe\x00", None, "is no text in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_is_said(name, tmp_path):
+    text, line, words = BAD[name]
+    file = tmp_path / f"{name}.md"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    report = check.check([file])
+    assert report.status == 2
+    [found] = report.of("unchecked")
+    assert (found.line, words in found.message) == (line, True), found.text()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# No code\n", fence("all", "x = 1"), fence("numpy", "def f(x): pass")])
+def test_a_file_without_optimizers_is_no_agreement(text, tmp_path):
+    report = check.check(written(tmp_path, empty=text))
+    assert report.status == 2
+    assert "has no optimizer" in report.findings[0].message
+
+
+def test_a_framework_that_is_not_here_is_said_with_the_cure(tmp_path, monkeypatch):
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    monkeypatch.setattr(sandbox, "_ROOT", f"{sandbox._ROOT}{os.pathsep}{absent}")
+    monkeypatch.setenv("PYTHONPATH", str(absent))
+    report = check.check(written(tmp_path, adam=section("adam", ("numpy", "pytorch"))))
+    [found] = report.of("unchecked")
+    assert (found.tab, found.line) == ("pytorch", None)
+    assert "could not be checked: torch" in found.message
+    assert "pip install torch" in found.message
+    assert report.status == 2
+    assert report.compared[0].verdict.groups == [["numpy"]]
+
+
+# Contracts
+
+ZEROED = "        p.grad.zero_()\n"
+CONTRACTS = {
+    "zeroes": (
+        section("sgd", ("numpy", "pytorch")).replace(ZEROED, ""),
+        "does not set the gradients to zero; backward adds to them",
+    ),
+    "returns": (
+        section("sgd", ("numpy", "pytorch")).replace(ZEROED, f"{ZEROED}    return params\n"),
+        "returns a value, which d2l's train_ch11 does not look at",
+    ),
+    "prints": (
+        section("sgd", ("numpy", "pytorch")).replace(ZEROED, f"{ZEROED}    print('.')\n"),
+        "prints while it steps (720 bytes)",
+    ),
+    "argument": (
+        "#@tab pytorch".join(
+            text.replace("feature_dim", "features_dim", 2 * number)
+            for number, text in enumerate(section("adagrad", ("numpy", "mxnet", "pytorch")).split("#@tab pytorch"))
+        ),
+        "has states from init_adagrad_states(features_dim); in numpy and mxnet it is init_adagrad_states(feature_dim)",
+    ),
+    "shapes": (
+        section("adagrad", ("numpy", "pytorch")).replace("(1,)))\n    return", "(1, 1)))\n    return", 1),
+        "starts from states of the shapes [[47, 1], [1]]; in numpy it is [[47, 1], [1, 1]]",
+    ),
+    "missing": (
+        section("sgd", ("numpy", "pytorch")) + fence("mxnet", "x = 1"),
+        "is not defined in this tab; it is in numpy and pytorch",
+    ),
+    "alone": (section("sgd", ("numpy",)), "is in this tab only; there is no other to compare it with"),
+    "other": (
+        section("adam", ("numpy", "pytorch")).replace("0.9, 0.999, 1e-6", "0.9, 0.999, 1e-8"),
+        "numpy and pytorch are not adam of the spec, but behave as: eps = 1e-08 instead of 1e-06",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_what_is_no_drift_is_noted(name, tmp_path):
+    text, words = CONTRACTS[name]
+    report = check.check(written(tmp_path, section=text))
+    assert report.status == 0, [x.text() for x in report.findings]
+    assert [x.message for x in report.of("note")] == [words]
+
+
+# Judgement
+
+
+def lion(tab, sign="-"):
+    """An optimizer of which the package has no rule."""
+    word, zero = {"numpy": ("np", "g"), "pytorch": ("torch", "p.grad"), "mxnet": ("np", "p.grad")}[tab]
+    passed = "grads, " if tab == "numpy" else ""
+    loop = "p, v, g in zip(params, states, grads)" if passed else "p, v in zip(params, states)"
+    no_grad = "@torch.no_grad()\n" if tab == "pytorch" else ""
+    return (
+        f"{IMPORTS[tab]}\n\n{init(tab, 'sgd_momentum').replace('init_momentum', 'init_lion')}\n\n"
+        f"{no_grad}def lion(params, {passed}states, hyperparams):\n    for {loop}:\n"
+        f"        p[:] = p {sign} hyperparams['lr'] * {word}.sign(0.9 * v + 0.1 * {zero})\n"
+        f"        v[:] = 0.99 * v + 0.01 * {zero}\n" + ("        p.grad.zero_()\n" if tab == "pytorch" else "")
+    )
+
+
+def test_a_rule_that_is_not_in_the_spec_is_compared_but_not_named(tmp_path):
+    three = "".join(fence(tab, lion(tab, "+" if tab == "mxnet" else "-")) for tab in ("numpy", "mxnet", "pytorch"))
+    two = "".join(fence(tab, lion(tab, "+" if tab == "pytorch" else "-")) for tab in ("numpy", "pytorch"))
+    report = check.check(written(tmp_path, three=three, two=two))
+    odd, doubtful = report.of("drift")
+    assert odd.tab == "mxnet"
+    assert odd.message.startswith("differs from numpy and pytorch from step 1")
+    assert odd.causes is None
+    assert "behaves" not in odd.text()
+    assert doubtful.tab == "pytorch"
+    assert doubtful.message.endswith("; which of them is right cannot be told")
+    assert report.of("unchecked") == report.of("note") == []
+
+
+def test_the_spec_decides_where_most_tabs_are_wrong(tmp_path):
+    wrong = put("1e-3", "1e-6")
+    text = section("yogi", ("numpy", "mxnet", "pytorch"), {"numpy": wrong, "pytorch": wrong})
+    report = check.check(written(tmp_path, yogi=text))
+    assert [(x.tab, x.causes) for x in report.of("drift")] == [
+        (tab, [("eps = 1e-06 instead of 0.001",)]) for tab in ("numpy", "pytorch")
+    ]
+    assert report.compared[0].verdict.groups[0] == ["mxnet"]
+
+
+def test_a_defect_that_all_tabs_have_is_not_named_as_one_tab_s(tmp_path):
+    common = put("1e-6", "1e-8")
+    changes = {"numpy": common, "mxnet": common, "pytorch": both(common, put("\nt = t + 1", ""))}
+    report = check.check(written(tmp_path, adam=section("adam", tuple(changes), changes)))
+    [found] = report.of("drift")
+    assert (found.tab, found.causes) == ("pytorch", [("t never advanced",)])
+    [note] = report.of("note")
+    assert note.message == "numpy and mxnet are not adam of the spec, but behave as: eps = 1e-08 instead of 1e-06"
+
+
+RIGHT = {
+    "moved": "p.data.sub_(hyperparams['lr'] * v_hat / (s_hat.sqrt() + eps))",
+    "in place": "p.addcdiv_(v_hat, s_hat.sqrt().add_(eps), value=-hyperparams['lr'])",
+    "as a product": "p[:] = p - (hyperparams['lr'] / (s_hat ** 0.5 + eps)) * v_hat",
+    "eps hat, rightly": "c = (1 - beta2 ** hyperparams['t']) ** 0.5; "
+    "p[:] = p - hyperparams['lr'] * c * v_hat / (torch.sqrt(s) + c * eps)",
+}
+
+
+@pytest.mark.parametrize("how", RIGHT)
+def test_another_way_to_write_it_is_no_drift(how, tmp_path):
+    text = section("adam", ("numpy", "pytorch"))
+    line = "p[:] = p - hyperparams['lr'] * v_hat / (torch.sqrt(s_hat) + eps)"
+    assert line in text
+    report = check.check(written(tmp_path, adam=text.replace(line, RIGHT[how])))
+    assert report.findings == []
+    assert report.margin()[0] < 0.3
+
+
+def test_no_cause_is_named_that_does_not_make_the_path(tmp_path):
+    strange = put("p - lr * v_hat / (sqrt(s_hat) + eps)", "p - lr * v_hat / (sqrt(s_hat) + eps) * 1.37")
+    report = check.check(written(tmp_path, adam=section("adam", ("numpy", "pytorch"), {"pytorch": strange})))
+    [found] = report.of("drift")
+    assert found.causes == []
+    assert found.behaves() == "behaves as: no change of the spec that is known here"
+
+
+@pytest.mark.parametrize("name", spec.BOOK)
+def test_a_rule_as_a_tree_is_the_rule(name):
+    rule = mutants.Rule(spec.BOOK[name])
+    run, _ = drive.settings([x for x in ("t", *rule.constants) if x == "t" or rule.constants[x] is None])
+    kernel = binding.kernel(protocol.load("numpy"), spec.BOOK[name])
+    constants = {key: value for key, value in run.items() if key != "t"}
+    own = drive.follow(lambda p, g, v, s, t: kernel(p, g, v, s, t, **constants), 1, 50)
+    assert all(np.array_equal(x, y) for x, y in zip(own, rule.follow(run, 50), strict=True))
+
+
+# The command
+
+
+def test_the_chapter_itself_has_no_drift():
+    files = [CHAPTER / f"{name}.md" for name in ("adam", "adam_origin")]
+    report = check.check(files)
+    assert report.status == 0, [x.text() for x in report.findings]
+    assert {(x.name, tuple(x.verdict.groups[0]), x.verdict.matches_spec) for x in report.compared} == {
+        (rule, TABS, True) for rule in ("adam", "yogi")
+    }
+    assert len(report.compared) == 4
+
+
+def test_what_is_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    change = both(put("/ (sqrt(s_hat) + eps)", "/ sqrt(s_hat) + eps"), put("\nt = t + 1", ""))
+    Path("adam.md").write_text(section("adam", ("numpy", "pytorch"), {"pytorch": change}))
+    line = Path("adam.md").read_text().split("def adam(params, states")[0].count("\n") + 1
+    done = CliRunner().invoke(cli, ["check", "adam.md"])
+    assert done.exit_code == 1
+    head, behaves = (done.stdout[done.stdout.index("adam.md:") :]).splitlines()[:2]
+    assert head.startswith(f"adam.md:{line}  adam  pytorch  differs from numpy and the spec from step 1 (max ")
+    assert behaves == "            behaves as: t never advanced; eps outside the fraction"
+    assert "1 optimizers in 1 files: 1 drifted; 0 things could not be checked, 0 notes." in done.stdout
+    assert "Running the code of 1 file" in done.stderr
+
+    done = CliRunner().invoke(cli, ["check", "adam.md", "--json"])
+    result = json.loads(done.stdout)
+    assert (done.exit_code, result["status"]) == (1, 1)
+    assert result["findings"][0]["causes"] == [["t never advanced", "eps outside the fraction"]]
+    assert result["optimizers"][0]["odd"]["pytorch"]["step"] == 1
+
+    done = CliRunner().invoke(cli, ["check", "adam.md", "--github"])
+    assert done.stdout.startswith(f"::error file=adam.md,line={line},title=drift adam pytorch::differs from numpy")
+    assert "%0Abehaves as: t never advanced; eps outside the fraction" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+    done = CliRunner().invoke(cli, ["check", "adam.md", "--tab", "numpy"])
+    assert done.exit_code == 0
+    assert "is in this tab only" in done.stdout
+
+
+def test_cells_without_a_tab_are_of_the_default_one(tmp_path):
+    text = section("sgd", ("numpy", "pytorch")).replace("#@tab numpy\n", "")
+    [file] = written(tmp_path, sgd=text)
+    arguments = ["check", "--json", str(file)]
+    assert "mxnet" in json.loads(CliRunner().invoke(cli, [*arguments, "--tab", "mxnet"]).stdout)["findings"][0]["tab"]
+    result = json.loads(CliRunner().invoke(cli, [*arguments, "--default-tab", "numpy"]).stdout)
+    assert result["optimizers"][0]["groups"] == [["numpy", "pytorch"]]
+    (tmp_path / "config.ini").write_text("[build]\ntabs = numpy, pytorch\n")
+    result = json.loads(CliRunner().invoke(cli, arguments).stdout)
+    assert result["optimizers"][0]["groups"] == [["numpy", "pytorch"]]
+
+
+def test_an_interrupt_ends_the_processes(tmp_path):
+    [file] = written(tmp_path, adam=adam("numpy", "while True:", "    pass"))
+    command = [sys.executable, "-m", "d2l_adam", "check", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    worker = None
+    for _ in range(300):
+        time.sleep(0.1)
+        if worker := next(iter(psutil.Process(process.pid).children()), None):
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) != 0
+    psutil.wait_procs([worker], timeout=5)
+    assert not worker.is_running()

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import linecache
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from distributed import ENGINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, TORCH, KERAS, GLUON, SPEED, CARRY, RULE, FRAMEWORK = re.findall(
+SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, TORCH, KERAS, GLUON, SPEED, CARRY, TESTING, RULE, FRAMEWORK = re.findall(
     r"```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -81,6 +82,39 @@ for _ in range(3):
     there = namespace["net"](torch.from_numpy(X)).detach().numpy()
     np.testing.assert_allclose(namespace["model"](X), there, rtol=1e-5)
     assert int(namespace["optimizer"].iterations) == 3
+
+
+def test_one_s_own_optimizers_are_held_together():
+    code = """
+def lion_torch(params, states, hyperparams):
+    with torch.no_grad():
+        for p, (v, _) in zip(params, states):
+            p -= hyperparams["lr"] * torch.sign(0.9 * v + 0.1 * p.grad)
+            v[:] = 0.99 * v + 0.01 * p.grad
+            p.grad.zero_()
+
+
+def lion_tensorflow(params, grads, states, hyperparams):
+    for p, g, (v, _) in zip(params, grads, states):
+        p.assign_sub(hyperparams["lr"] * tf.sign(0.9 * v + 0.1 * g))
+        v.assign(0.99 * v + 0.01 * g)
+"""
+    import tensorflow as tf
+
+    namespace = {"torch": torch, "tf": tf}
+    exec(code, namespace)
+    linecache.cache["<readme>"] = (
+        0,
+        None,
+        TESTING.splitlines(keepends=True),
+        "<readme>",
+    )  # a rule is read, not only run
+    exec(compile(TESTING, "<readme>", "exec"), namespace)
+    namespace["test_lion_in_pytorch"]()
+    namespace["test_lion_is_the_same_everywhere"]()
+    exec(code.replace("0.99 * v", "0.9 * v"), namespace)
+    with pytest.raises(AssertionError, match="pytorch  differs from lion_rule of the spec from step"):
+        namespace["test_lion_in_pytorch"]()
 
 
 def test_a_rule_is_one_function():
