@@ -35,26 +35,15 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from d2l_adam import checkpoint, checks, fused, imports, spec
+from d2l_adam import checkpoint, contract, fused, imports, spec
 
 
 def kernel(tab: ModuleType, rule: Any) -> Callable[..., tuple[Any, Any, Any]]:
     """Return `rule` itself, its words replaced by those of the tab: the one place where maths meets a framework."""
-    words = {word: getattr(tab, word) for word in checks.WORDS}
+    words = {word: getattr(tab, word) for word in contract.WORDS}
     bound = FunctionType(rule.__code__, rule.__globals__ | words, rule.__name__, rule.__defaults__, rule.__closure__)
     bound.__kwdefaults__ = rule.__kwdefaults__
     return bound
-
-
-def conditioned(p, g, scale=None, l2=None, decay=None):
-    """What the options of an optimizer make of a parameter and its gradient, before the rule sees them."""
-    if scale is not None:
-        g = scale * g
-    if l2 is not None:
-        g = g + l2 * p
-    if decay is not None:
-        p = p * (1 - decay)
-    return p, g
 
 
 def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., bool]:
@@ -65,7 +54,7 @@ def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., bool]:
     in float32, where their state lives, and rounded once. Raises TypeError if `rule` is not a function of
     `p, g, v, s, t` and constants.
     """
-    constants = checks.constants(tab, rule)
+    constants = contract.constants(tab, rule)
     bound, loop = kernel(tab, rule), fused.Fused(tab, rule, constants)
     untracked = vars(tab).get("untracked", contextlib.nullcontext)
 
@@ -74,7 +63,7 @@ def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., bool]:
 
         Returns whether it has set all gradients to zero, as `zero_grad` asks for: it costs least in the same pass.
         """
-        numbers = checks.numbers(tab, constants, hyperparams)
+        numbers = contract.numbers(tab, constants, hyperparams)
         taken, rows = loop.take(params, grads, states, fused.choice())
         with untracked() if rows else _NOTHING:
             arrays: list[Any] = []
@@ -83,7 +72,7 @@ def bind(tab: ModuleType, rule: FunctionType) -> Callable[..., bool]:
                 arrays += p, v, s
                 if half:
                     p, g = tab.float32(p), tab.float32(g)
-                new = checks.returned(tab, rule, g, bound(p, g, v, s, **numbers))
+                new = contract.returned(tab, rule, g, bound(p, g, v, s, **numbers))
                 # A rule may hand on an old value, which must not change while the others are written.
                 values += [1 * y if y is p or y is v or y is s else y for y in new]
             zeroed = loop.run(taken, numbers, zero_grad)
@@ -104,7 +93,7 @@ def publish(tab: ModuleType) -> None:
         "float32" or "float64"; left out, the framework's default. The state of a float16 or
         bfloat16 parameter is float32. Raises ValueError for another `feature_dim` or `dtype`.
         """
-        checks.feature_dim(tab, feature_dim, dtype)
+        contract.feature_dim(tab, feature_dim, dtype)
         return tuple((tab.zeros(shape, dtype), tab.zeros(shape, dtype)) for shape in ((feature_dim, 1), (1,)))
 
     functions: dict[str, Any] = {"init_adam_states": init_adam_states}
@@ -124,7 +113,7 @@ def native(tab: ModuleType, rule: Any, arguments: str) -> Callable[[Any], Any]:
     """
 
     def decorate(cls):
-        cls.rule, cls.constants = staticmethod(rule), checks.constants(tab, rule)
+        cls.rule, cls.constants = staticmethod(rule), contract.constants(tab, rule)
         cls.kernel, cls.loop = staticmethod(kernel(tab, rule)), fused.Fused(tab, rule, cls.constants)
         defaults = {name: x.default for name, x in inspect.signature(cls).parameters.items()} | vars(cls)
         cls.__doc__ = _document(rule, cls.__doc__, arguments.format(**defaults), _NATIVE)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy
 from safetensors import numpy as safetensors_of_numpy
 
-from d2l_adam import checks, spec
+from d2l_adam import contract, spec
 
 VERSION = 1
 _UNSIGNED = "0" * 64
@@ -54,7 +54,7 @@ def of_functions(tab, params, states, hyperparams, rule) -> Carried:
         raise TypeError(f"{tab.NAME}: give the hyperparams of the step too, with its t: {{'lr': 0.01, 't': 1}}")
     if rule is not None and rule not in spec.RULES:
         raise ValueError(f"{tab.NAME}: unknown rule {rule!r}; known: {', '.join(spec.RULES)}")
-    numbers = {name: checks.number(tab, name, value) for name, value in hyperparams.items()}
+    numbers = {name: contract.number(tab, name, value) for name, value in hyperparams.items()}
     constants = {name: value for name, value in numbers.items() if name not in ("lr", "t")}
     if rule is not None:
         known = inspect.signature(spec.RULES[rule]).parameters
@@ -157,7 +157,7 @@ def _carried(tab, params, states, hyperparams, rule):
     if by_name := hasattr(params, "items"):
         names, params = [str(name) for name in params], list(params.values())
     else:
-        params = list(checks.listed(tab, "params", params))
+        params = list(contract.listed(tab, "params", params))
         names = [str(i) for i in range(len(params))]
     if len(set(names)) < len(names):
         raise ValueError(f"{tab.NAME}: the parameters are named {names}; give each a name of its own")
@@ -170,7 +170,7 @@ def _carried(tab, params, states, hyperparams, rule):
     else:
         carried = tab.carried(params, states)
     for name, (p, *_) in zip(names, carried.params, strict=True):
-        if tab.kind(p)[1] not in checks.HALF + checks.FULL:
+        if tab.kind(p)[1] not in contract.HALF + contract.FULL:
             raise TypeError(f"{tab.NAME}: {name} is {tab.kind(p)[1]}; the file holds real parameters only")
     return names, by_name, carried
 
@@ -179,7 +179,7 @@ def _averages(tab, names, carried):
     """The averages of the parameters, once it is known that they are as they should be."""
     averages = carried.averages()
     for params, pairs in zip(zip(*carried.params, strict=True), zip(*averages, strict=True), strict=True):
-        checks.arrays(tab, params, None, pairs, names.__getitem__)  # on each device
+        contract.arrays(tab, params, None, pairs, names.__getitem__)  # on each device
     return averages
 
 

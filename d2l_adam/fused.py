@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from d2l_adam import checks, spec
+from d2l_adam import contract, spec
 
 _choice: bool | None = {"0": False, "1": True}.get(os.environ.get("D2L_ADAM_FUSED", ""))
 
@@ -94,7 +94,7 @@ class Fused:
         self.kernels: dict[tuple, Any] = {}
         self.table = _tabled([])
         code = rule.__code__
-        others = {*code.co_names, *code.co_freevars} - {*checks.WORDS}
+        others = {*code.co_names, *code.co_freevars} - {*contract.WORDS}
         others |= {x.co_name for x in code.co_consts if isinstance(x, CodeType)}
         empty = inspect.Parameter.empty
         others |= {name for name, x in self.defaults.items() if x is not empty and not isinstance(x, (int, float))}
@@ -103,13 +103,13 @@ class Fused:
         self.unfit = f"the rule {rule.__name__} uses {', '.join(sorted(others))}" if others else None
 
     def take(self, params, grads, states, fused, options=(), name=str):
-        """Check all rows; return the memory of those to `run`, and the others as `checks.arrays` gives them.
+        """Check all rows; return the memory of those to `run`, and the others as `contract.arrays` gives them.
 
         `fused` is a choice as in `set_fused`; `options` names the keywords that `run` will be given, of `OPTIONS`.
         """
         tab, taken = self.tab, []
-        params, grads = checks.listed(tab, "params", params), checks.listed(tab, "grads", grads)
-        states = checks.listed(tab, "states", states)
+        params, grads = contract.listed(tab, "params", params), contract.listed(tab, "grads", grads)
+        states = contract.listed(tab, "states", states)
         if fused is not False:
             if memory := self.memory(params, grads, states, options):  # the usual case
                 return [memory], []
@@ -120,7 +120,7 @@ class Fused:
                 taken = []
         if self.dense:
             grads = self.dense(params, grads)
-        rows = checks.arrays(tab, params, grads, states, name)
+        rows = contract.arrays(tab, params, grads, states, name)
         rest = [row for i, row in enumerate(rows) if not (taken and taken[i])]
         if fused and rest:
             raise ValueError(f"{tab.NAME}: this step cannot be fused: {self.why}; leave that choice at None")
@@ -142,7 +142,7 @@ class Fused:
                 memory = self.lend(params, grads, states, self.adds)
                 if memory and not self._table(memory.places).twins and self._kernel(memory.dtype, options):
                     return memory
-        except (AttributeError, BufferError, TypeError, ValueError):  # not as it should be: `checks.arrays` says what
+        except (AttributeError, BufferError, TypeError, ValueError):  # not as it should be: `contract.arrays` says what
             pass
         return None
 
@@ -173,7 +173,7 @@ class Fused:
     def _try(self):
         """Call the rule on arrays, as a compiled rule would also take a single number for a new state."""
         x = numpy.ones(2)
-        checks.returned(self.tab, self.rule, x, _tried(self.rule, self.defaults, x))
+        contract.returned(self.tab, self.rule, x, _tried(self.rule, self.defaults, x))
 
     def run(self, taken, numbers, zero_grad=False, **options):
         """Make the step in the memory taken; `numbers` are the constants of the rule.
@@ -230,7 +230,7 @@ def _tried(rule, defaults, p):
     """What a rule returns for `p`, and arrays and numbers that stand for the others."""
     empty = inspect.Parameter.empty
     numbers = {name: 0.5 if x is empty else x for name, x in defaults.items()} | {"t": 2}
-    rule, x = FunctionType(rule.__code__, {word: getattr(numpy, word) for word in checks.WORDS}), numpy.ones(2)
+    rule, x = FunctionType(rule.__code__, {word: getattr(numpy, word) for word in contract.WORDS}), numpy.ones(2)
     with numpy.errstate(all="ignore"):
         return rule(p, x, x, x, **numbers)
 
@@ -247,7 +247,7 @@ def _twins(places):
     return len(written) * 8 < len(places) * 3 or not written.isdisjoint(places[6::8])
 
 
-#: What an optimizer may do to a gradient and a parameter before the rule: see `binding.conditioned`.
+#: What an optimizer may do to a gradient and a parameter before the rule: see `spec.conditioned`.
 OPTIONS = ("scale", "l2", "decay")
 _NO_OPTIONS = (None,) * len(OPTIONS)
 

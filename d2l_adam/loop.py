@@ -18,7 +18,7 @@ from llvmlite import binding as llvm
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from d2l_adam.binding import conditioned
+from d2l_adam.spec import conditioned
 
 types: Any = numba.types
 

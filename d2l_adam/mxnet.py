@@ -10,7 +10,7 @@ from ctypes import POINTER, byref, c_int, c_void_p
 
 import numpy
 
-from d2l_adam import binding, checkpoint, checks, fused, imports, spec
+from d2l_adam import binding, checkpoint, contract, fused, imports, spec
 
 with (
     imports.framework(
@@ -76,7 +76,7 @@ def give(p, g):
 
 
 _CPU = {mxnet.Context.devstr2type[name] for name in ("cpu", "cpu_pinned", "cpu_shared")}
-_FULL = {mxnet.ndarray.ndarray._DTYPE_NP_TO_MX[numpy.dtype(name).type]: name for name in checks.FULL}
+_FULL = {mxnet.ndarray.ndarray._DTYPE_NP_TO_MX[numpy.dtype(name).type]: name for name in contract.FULL}
 _LIB = mxnet.base._LIB  # its functions return 0 if they succeed
 
 
@@ -135,7 +135,7 @@ def step(rule):
 
     def one_step(params, states, hyperparams):
         """Make one step in place. `params` are arrays; their `.grad` is read."""
-        params = checks.listed(_THIS, "params", params)
+        params = contract.listed(_THIS, "params", params)
         bound(params, [getattr(p, "grad", None) for p in params], states, hyperparams)
 
     return one_step
@@ -209,10 +209,10 @@ class Adam(mxnet.optimizer.Optimizer):
         if learning_rate is None and options.get("lr_scheduler") is None:
             learning_rate = self.default_learning_rate
         lr = 0.0 if learning_rate is None else learning_rate
-        checks.numbers(_THIS, self.constants, {"t": 1, "lr": lr, "beta1": beta1, "beta2": beta2, "eps": epsilon})
+        contract.numbers(_THIS, self.constants, {"t": 1, "lr": lr, "beta1": beta1, "beta2": beta2, "eps": epsilon})
         for name in ("wd", "clip_gradient", "rescale_grad"):
             if options.get(name) is not None:
-                checks.number(_THIS, name, options[name])
+                contract.number(_THIS, name, options[name])
         super().__init__(learning_rate=learning_rate, **options)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
@@ -231,7 +231,7 @@ class Adam(mxnet.optimizer.Optimizer):
 
     def set_learning_rate(self, lr):
         """Set another learning rate."""
-        super().set_learning_rate(checks.number(_THIS, "lr", lr))
+        super().set_learning_rate(contract.number(_THIS, "lr", lr))
 
     def averaging(self):
         """Return the constants of the rule but the learning rate."""
@@ -241,7 +241,7 @@ class Adam(mxnet.optimizer.Optimizer):
         """Return the averages of a weight, zeros: a pair of arrays of its shape."""
         _refuse_sparse(index, weight.stype)
         dtype = numpy.dtype(weight.dtype).name
-        dtype = "float32" if dtype in checks.HALF else dtype
+        dtype = "float32" if dtype in contract.HALF else dtype
         zeros = (mxnet.np.zeros(weight.shape, dtype=dtype, ctx=weight.ctx) for _ in "vs")
         return tuple(x.as_nd_ndarray() for x in zeros)  # of the kind that updaters move and save
 
@@ -256,9 +256,9 @@ class Adam(mxnet.optimizer.Optimizer):
             grad = grad.tostype("default")
         # A key-value store may sum the gradients elsewhere, in pinned memory for one.
         weight, grad = weight.as_np_ndarray(), grad.as_np_ndarray().as_in_ctx(weight.ctx)
-        rescale, num_update = checks.number(_THIS, "rescale_grad", self.rescale_grad), self.num_update
+        rescale, num_update = contract.number(_THIS, "rescale_grad", self.rescale_grad), self.num_update
         options = {"scale": rescale} if rescale != 1 else {}
-        if wd := checks.number(_THIS, "wd", self._get_wd(index)):
+        if wd := contract.number(_THIS, "wd", self._get_wd(index)):
             options["l2"] = wd
         clip = max(self.clip_gradient or 0, 0)
         states = [tuple(x.as_np_ndarray() for x in state)]
@@ -267,7 +267,7 @@ class Adam(mxnet.optimizer.Optimizer):
         self._update_count(index)  # the scheduler is asked for the rate of the step to be made
         try:
             numbers = self.averaging() | {"lr": self._get_lr(index), "t": self._index_update_count[index]}
-            numbers = checks.numbers(_THIS, self.constants, numbers)
+            numbers = contract.numbers(_THIS, self.constants, numbers)
         except Exception:
             self._index_update_count[index] -= 1
             self.num_update = num_update
@@ -277,7 +277,7 @@ class Adam(mxnet.optimizer.Optimizer):
             with untracked():
                 if half:
                     p, g = float32(p), float32(g)
-                p, g = binding.conditioned(p, g, **options)
+                p, g = spec.conditioned(p, g, **options)
                 if clip:
                     g = mxnet.np.clip(g, -clip, clip)
                 write((weight, v, s), self.kernel(p, g, v, s, **numbers))

@@ -6,7 +6,7 @@ import sys
 import numpy
 from numpy import sign, sqrt, square  # noqa: F401  the words of the spec
 
-from d2l_adam import binding, checks, fused
+from d2l_adam import binding, contract, fused
 
 NAME = "numpy"
 PARAMETER = GRADIENT = numpy.ndarray
@@ -56,7 +56,7 @@ def give(p, g):
 def lend(params, grads, states, adds):
     places: list[int] = []
     dtype = params[0].dtype
-    if dtype.name not in checks.FULL or not dtype.isnative:
+    if dtype.name not in contract.FULL or not dtype.isnative:
         return None
     for p, g, (v, s) in zip(params, grads, states, strict=True):
         here = []

@@ -10,7 +10,7 @@ import inspect
 import textwrap
 from typing import NamedTuple
 
-from d2l_adam import checks, spec
+from d2l_adam import contract, spec
 
 WIDTH = 78  # the book's columns
 
@@ -141,7 +141,7 @@ class _Translate(ast.NodeTransformer):
 
     def __init__(self, idiom, given):
         self.names = {"g": idiom.grad} | {name: f"hyperparams['{name}']" for name in given}
-        self.names |= {word: f"{idiom.words}.{word}" for word in checks.WORDS}
+        self.names |= {word: f"{idiom.words}.{word}" for word in contract.WORDS}
 
     def visit_Name(self, node):
         return ast.parse(self.names[node.id], mode="eval").body if node.id in self.names else node
@@ -179,4 +179,4 @@ def tree(rule):
 
 
 def _words(rule):
-    return {node.id for node in ast.walk(tree(rule)) if isinstance(node, ast.Name) and node.id in checks.WORDS}
+    return {node.id for node in ast.walk(tree(rule)) if isinstance(node, ast.Name) and node.id in contract.WORDS}

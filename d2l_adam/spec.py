@@ -86,6 +86,17 @@ def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
     return p, v, s
 
 
+def conditioned(p, g, scale=None, l2=None, decay=None):
+    """What the options of an optimizer make of a parameter and its gradient, before the rule sees them."""
+    if scale is not None:
+        g = scale * g
+    if l2 is not None:
+        g = g + l2 * p
+    if decay is not None:
+        p = p * (1 - decay)
+    return p, g
+
+
 RULES = {"adam": adam, "yogi": yogi}
 
 

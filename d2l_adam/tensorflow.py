@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from d2l_adam import binding, checkpoint, checks, fused, imports, spec
+from d2l_adam import binding, checkpoint, contract, fused, imports, spec
 
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
@@ -126,7 +126,7 @@ def num_threads():
 
 
 _CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
-_FULL = {numpy.dtype(name): name for name in checks.FULL}
+_FULL = {numpy.dtype(name): name for name in contract.FULL}
 _ZEROS = numpy.zeros(1 << 16)
 _ZERO = _ZEROS.__array_interface__["data"][0]
 
@@ -252,7 +252,7 @@ def step(rule):
                 "tensorflow: this step is for eager use. Its time step t is a Python number, which tf.function would "
                 "freeze at its first value while it traces the graph; call the step outside of tf.function"
             )
-        params, grads = checks.listed(_THIS, "params", params), checks.listed(_THIS, "grads", grads)
+        params, grads = contract.listed(_THIS, "params", params), contract.listed(_THIS, "grads", grads)
         bound(params, grads, states, hyperparams)
 
     return one_step
@@ -281,7 +281,7 @@ def _dense(i, p, slices):
             f"parameter {i} has {shape[0]}, numbered from 0"
         )
     # Values of another dtype than the parameter's are refused as they are.
-    return _summed(values, rows, shape[0], in_float32=values.dtype == p.dtype and p.dtype.name in checks.HALF)
+    return _summed(values, rows, shape[0], in_float32=values.dtype == p.dtype and p.dtype.name in contract.HALF)
 
 
 def _summed(values, rows, num_rows, in_float32):
@@ -355,8 +355,8 @@ class Adam(keras.optimizers.Optimizer):
                 "KERAS_BACKEND=tensorflow before it is imported"
             )
         numbers = {"t": 1, "lr": 0.0, "beta1": beta_1, "beta2": beta_2, "eps": epsilon}
-        checks.numbers(_THIS, self.constants, numbers)
-        checks.number(_THIS, "weight_decay", options.get("weight_decay") or 0)
+        contract.numbers(_THIS, self.constants, numbers)
+        contract.number(_THIS, "weight_decay", options.get("weight_decay") or 0)
         super().__init__(_checked(learning_rate), **options)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self._given_rate = learning_rate
@@ -394,7 +394,7 @@ class Adam(keras.optimizers.Optimizer):
         if self.built:
             return
         for i, variable in enumerate(variables):
-            dtype, known = keras.backend.standardize_dtype(variable.dtype), checks.HALF + checks.FULL
+            dtype, known = keras.backend.standardize_dtype(variable.dtype), contract.HALF + contract.FULL
             if dtype not in known:
                 raise TypeError(f"tensorflow: variable {i} is {dtype}; convert it to one of {', '.join(known)}")
             if None in tuple(variable.shape):
@@ -408,7 +408,7 @@ class Adam(keras.optimizers.Optimizer):
         with self._distribution_strategy.extended.colocate_vars_with(value):
             average = self.add_variable(
                 shape=variable.shape,
-                dtype="float32" if dtype in checks.HALF else dtype,
+                dtype="float32" if dtype in contract.HALF else dtype,
                 name=f"{getattr(variable, 'path', variable.name).replace('/', '_').replace(':', '_')}_{name}",
             )
         if type(average._value) is ResourceVariable and tf.executing_eagerly():
@@ -436,13 +436,13 @@ class Adam(keras.optimizers.Optimizer):
             raise ValueError(f"tensorflow: {len(variables)} variables, {len(grads)} gradients; give one for each")
         for i, (g, p) in enumerate(zip(grads, variables, strict=False)):
             if isinstance(g, tf.IndexedSlices):
-                half = g.values.dtype.name in checks.HALF
+                half = g.values.dtype.name in contract.HALF
                 g = tf.cast(_summed(g.values, g.indices, p.shape[0], in_float32=half), g.values.dtype)
             g = grads[i] = g if g is None else tf.convert_to_tensor(g)
             if g is not None and not tf.TensorShape(p.shape).is_compatible_with(g.shape):
                 shapes = f"has shape {tuple(g.shape)}, variable {i} has {tuple(p.shape)}"
                 raise ValueError(f"tensorflow: gradient of variable {i} {shapes}; make them alike")
-        halves = [p.name for p in variables if keras.backend.standardize_dtype(p.dtype) in checks.HALF]
+        halves = [p.name for p in variables if keras.backend.standardize_dtype(p.dtype) in contract.HALF]
         if halves and fused.choice() and tf.executing_eagerly():
             raise ValueError(
                 f"tensorflow: this step cannot be fused: {halves[0]} is half precision; leave that choice at None"
@@ -519,7 +519,7 @@ def carried(params, optimizer):
 def _checked(learning_rate):
     """A learning rate, in range if it is a number."""
     if isinstance(learning_rate, (int, float)):
-        checks.number(_THIS, "lr", learning_rate)
+        contract.number(_THIS, "lr", learning_rate)
     return learning_rate
 
 

@@ -5,7 +5,7 @@ import sys
 import warnings
 from types import FunctionType
 
-from d2l_adam import binding, checkpoint, checks, fused, imports, spec
+from d2l_adam import binding, checkpoint, contract, fused, imports, spec
 
 with imports.framework("torch", pip="torch"):
     import torch
@@ -15,7 +15,7 @@ _THIS = sys.modules[__name__]
 NAME = "pytorch"
 PARAMETER = GRADIENT = torch.Tensor
 float32 = torch.Tensor.float
-DTYPES = {getattr(torch, name): name for name in checks.HALF + checks.FULL}
+DTYPES = {getattr(torch, name): name for name in contract.HALF + contract.FULL}
 
 
 def kind(x):
@@ -97,7 +97,7 @@ def lend(params, grads, states, adds):
 def _are_plain(params, grads, vs, ss):
     """Whether these are dense tensors of one full dtype on the processor, and those of a parameter of one shape."""
     dtype = params[0].dtype
-    return DTYPES.get(dtype) in checks.FULL and all(
+    return DTYPES.get(dtype) in contract.FULL and all(
         type(x) in _PLAIN
         and x.dtype is dtype
         and x.shape == p.shape
@@ -175,7 +175,7 @@ def step(rule):
 
         A sparse gradient is made dense first, the values of duplicate indices summed.
         """
-        params = checks.listed(_THIS, "params", params)
+        params = contract.listed(_THIS, "params", params)
         grads = [getattr(p, "grad", None) for p in params]
         if not bound(params, grads, states, hyperparams, zero_grad=True):
             with untracked():
@@ -187,7 +187,7 @@ def step(rule):
 
 def _dense(p, grad):
     if isinstance(grad, torch.Tensor) and grad.layout is not torch.strided:
-        half = grad.dtype == p.dtype and DTYPES.get(p.dtype) in checks.HALF  # another dtype is refused as it is
+        half = grad.dtype == p.dtype and DTYPES.get(p.dtype) in contract.HALF  # another dtype is refused as it is
         grad = (grad.float() if half else grad).to_dense()
     return grad
 
@@ -350,11 +350,11 @@ class Adam(torch.optim.Optimizer):
         return jobs
 
     def _constants(self, group, t):
-        """What the rule is given beside the arrays, and the options of `binding.conditioned`."""
+        """What the rule is given beside the arrays, and the options of `spec.conditioned`."""
         if group.get("amsgrad"):
             raise ValueError("pytorch: amsgrad=True is another rule than this; leave it out")
-        numbers = checks.numbers(_THIS, self.constants, {"lr": _number(group["lr"]), "t": t, **_averaging(group)})
-        weight_decay = checks.number(_THIS, "weight_decay", group["weight_decay"])
+        numbers = contract.numbers(_THIS, self.constants, {"lr": _number(group["lr"]), "t": t, **_averaging(group)})
+        weight_decay = contract.number(_THIS, "weight_decay", group["weight_decay"])
         options = {"scale": -1.0} if group["maximize"] else {}
         if weight_decay and group["decoupled_weight_decay"]:
             options["decay"] = numbers["lr"] * weight_decay
@@ -430,7 +430,7 @@ def _updated(kernel, row, numbers, options):
     p, g, v, s, half = row
     if half:
         p, g = p.float(), g.float()
-    p, g = binding.conditioned(p, g, **options)
+    p, g = spec.conditioned(p, g, **options)
     return kernel(p, g, v, s, **numbers)
 
 

@@ -246,7 +246,11 @@ def test_a_tab_that_hangs_keeps_no_other_from_being_compared(tmp_path):
 BAD = {
     "syntax": (fence("numpy", "def adam(params, states, hyperparams):\n    return ("), 4, "this cell is no Python ('("),
     "fence": ("# One\n\n```{.python .input}\n#@tab numpy\nx = 1\n", 3, "this fence is never closed"),
-    "unknown": (fence("paddle", "def adam(params, states, hyperparams): pass"), None, "1 optimizers; of tabs, only"),
+    "unknown": (
+        fence("paddle", "def adam(params, states, hyperparams): pass"),
+        None,
+        "1 optimizers, as only mxnet, pytorch",
+    ),
     "arity": (
         adam("numpy", "pass") + fence("mxnet", "def adam(params): pass"),
         9,

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from frameworks import RULES, TABS, Native, Problem
 
 import d2l_adam
-from d2l_adam import checks, fused, protocol, spec
+from d2l_adam import contract, fused, protocol, spec
 from d2l_adam.__main__ import cli
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
@@ -177,7 +177,7 @@ def test_numbers_in_a_rule_have_the_dtype_of_the_array_they_meet(tab, counted):
     ],
 )
 def test_a_rule_that_only_adds_to_the_parameter_is_known(rule, expected):
-    defaults = {name: x for name, (x, *_) in checks.constants(protocol.load("tensorflow"), rule).items()}
+    defaults = {name: x for name, (x, *_) in contract.constants(protocol.load("tensorflow"), rule).items()}
     assert fused.adds(rule, defaults) == expected
     params, steps = [np.arange(1.0, 6.0)], [[np.linspace(-1, 2, 5)]] * 4
     one, other = (stepped("tensorflow", rule, params, steps, "float64", choice) for choice in (True, False))
