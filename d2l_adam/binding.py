@@ -20,6 +20,7 @@ A tab is a module of this package with these names. `bind` and `publish` use all
 | `settle()` | waits for what may still read or write any array |
 | `stepped(arrays, zero_grad)` | tells the framework that the memory has been stepped, and the gradients zeroed or not |
 | `num_threads()` | the limit of threads that the framework is set to |
+| `in_own_threads(work, threads)` | calls `work()` in the framework's threads, and returns True; False if it cannot |
 | `step(rule)` | `bind`, in d2l's calling convention for this framework |
 | `asnumpy(x)` | a copy of `x` as a `numpy.ndarray` |
 | `fill(arrays, values)` | as `write`, from `numpy.ndarray`s |

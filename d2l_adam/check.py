@@ -173,9 +173,7 @@ def _run(sections, wanted, timeout, memory, started, report):
         if tab not in TABS:
             which = Counter(job["file"] for job in jobs[tab])
             for file, number in which.items():
-                what = (
-                    f"could not be checked: {number} optimizers, as only {_listed(TABS)} can; --tab leaves others out"
-                )
+                what = f"could not be checked: {number} optimizers; {_listed(TABS)} can be (see --tab)"
                 report.findings.append(Finding("unchecked", file, None, "", tab, what))
     with ThreadPoolExecutor(max(1, len(known))) as pool:
         try:

@@ -282,9 +282,19 @@ def in_threads(kernel, arguments, total, tab):
             working.pop()
 
     interrupted, done = None, False
+
+    def work_in_its_own():  # where an error could not be raised
+        nonlocal interrupted
+        try:
+            work()
+        except BaseException as error:
+            interrupted = error
+
     try:
-        for _ in range(threads - 1):
-            _pool().submit(work)
+        in_own_threads = getattr(tab, "in_own_threads", None)
+        if not (in_own_threads and in_own_threads(work_in_its_own, threads)):
+            for _ in range(threads - 1):
+                _pool().submit(work)
     except RuntimeError:  # there are no more threads, or the interpreter is about to end
         pass
     except BaseException as error:

@@ -1,6 +1,8 @@
 """The PyTorch tab: the spec on `torch.Tensor`, in the calling convention of `d2l.torch` and of `torch.optim`."""
 
+import ctypes
 import functools
+import os
 import sys
 import warnings
 from types import FunctionType
@@ -63,6 +65,28 @@ def give(p, g):
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 num_threads = torch.get_num_threads
+
+
+def _parallel():
+    """OpenMP's entry to its threads, in the library that PyTorch has loaded; None where there is none such."""
+    try:
+        return ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+
+
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_omp = {"parallel": _parallel()}
+if hasattr(os, "register_at_fork"):  # the threads do not live on in a child, but OpenMP would wait for them
+    os.register_at_fork(after_in_child=_omp.clear)
+
+
+def in_own_threads(work, threads):
+    # After an operation, PyTorch's threads look for more work some milliseconds long: others had to wait for them.
+    parallel = _omp.get("parallel")
+    if parallel:
+        parallel(_CALLBACK(lambda _: work()), None, ctypes.c_uint(threads), ctypes.c_uint(0))
+    return bool(parallel)
 
 
 def lend(params, grads, states, adds):

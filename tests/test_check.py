@@ -249,7 +249,7 @@ BAD = {
     "unknown": (
         fence("paddle", "def adam(params, states, hyperparams): pass"),
         None,
-        "1 optimizers, as only mxnet, pytorch",
+        "1 optimizers; mxnet,",
     ),
     "arity": (
         adam("numpy", "pass") + fence("mxnet", "def adam(params): pass"),

@@ -184,7 +184,8 @@ def test_a_rule_that_only_adds_to_the_parameter_is_known(rule, expected):
     assert_close(one, other, 1e-14)
 
 
-def test_an_interrupted_step_is_finished_before_the_interrupt_is_seen(monkeypatch):
+@pytest.mark.parametrize("tab", ["numpy", "pytorch"])
+def test_an_interrupted_step_is_finished_before_the_interrupt_is_seen(tab, monkeypatch):
     monkeypatch.setattr(fused, "num_threads", lambda tab: 3)
     done, interrupts = [], []
 
@@ -197,7 +198,7 @@ def test_an_interrupted_step_is_finished_before_the_interrupt_is_seen(monkeypatc
 
     size = 8 * fused._CHUNK + 5
     with pytest.raises(KeyboardInterrupt):
-        fused.in_threads(kernel, (), size, None)
+        fused.in_threads(kernel, (), size, protocol.load(tab))
     count = len(done)
     time.sleep(0.05)
     assert len(done) == count
@@ -235,37 +236,53 @@ def test_the_number_of_threads_is_what_the_environment_and_the_framework_say(mon
         torch_tab.torch.set_num_threads(before)
 
 
-def big_step(seed):
+def big_step(seed, tab="numpy"):
     rng = np.random.default_rng(seed)
     size = fused._CHUNK + 1
-    values = stepped("numpy", "adam", [rng.normal(size=size)], [[rng.normal(size=size)]], "float32", None)
+    values = stepped(tab, "adam", [rng.normal(size=size)], [[rng.normal(size=size)]], "float32", None)
     return values[0][0][0].sum()
 
 
-def test_many_threads_may_step_at_once_and_so_may_a_child_after_a_fork(monkeypatch):
+@pytest.mark.parametrize("tab", ["numpy", "pytorch"])
+def test_many_threads_may_step_at_once_and_so_may_a_child_after_a_fork(tab, monkeypatch):
     monkeypatch.setattr(fused, "num_threads", lambda tab: 3)
-    alone = [big_step(seed) for seed in range(6)]
+    alone = [big_step(seed, tab) for seed in range(6)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(big_step, range(6))) == alone
+        assert list(pool.map(big_step, range(6), [tab] * 6)) == alone
     program = (
         "import multiprocessing, sys; sys.path.insert(0, 'tests'); import test_fused as t\n"
         "t.fused.num_threads = lambda tab: 3\n"
-        "mine = t.big_step(0)\n"
-        "with multiprocessing.get_context('fork').Pool(2) as pool: print(mine == pool.map(t.big_step, [0, 0])[1])\n"
+        f"mine, jobs = t.big_step(0, {tab!r}), [(0, {tab!r})] * 2\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool: print(mine == pool.starmap(t.big_step, jobs)[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "True\n", done.stderr
 
 
-def test_a_step_in_a_thread_that_outlives_the_main_one():
+@pytest.mark.parametrize("tab", ["numpy", "pytorch"])
+def test_a_step_in_a_thread_that_outlives_the_main_one(tab):
     program = (
         "import sys, threading, time; sys.path.insert(0, 'tests'); import test_fused as t\n"
         "t.fused.num_threads = lambda tab: 3\n"
-        "def late():\n    time.sleep(0.5)\n    t.big_step(0)\n    print('done')\n"
+        f"def late():\n    time.sleep(0.5)\n    t.big_step(0, {tab!r})\n    print('done')\n"
         "threading.Thread(target=late).start()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_where_pytorch_has_other_threads_steps_have_their_own(monkeypatch):
+    """PyTorch's are used while it looks for more work; the same is computed without."""
+    tab = protocol.load("pytorch")
+    monkeypatch.setattr(fused, "num_threads", lambda tab: 2)
+    calls = []
+    its_own = tab.in_own_threads
+    monkeypatch.setattr(tab, "in_own_threads", lambda *args: calls.append(its_own(*args)) or calls[-1])
+    values = [big_step(0, "pytorch")]
+    monkeypatch.setattr(tab, "_omp", {})
+    values.append(big_step(0, "pytorch"))
+    assert calls == [sys.platform.startswith("linux"), False]
+    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("tab", ["numpy", "tensorflow"])
