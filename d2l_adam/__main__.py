@@ -326,7 +326,7 @@ def check(files, default_tab, tabs, timeout, memory, as_json, github):
     """
     quiet = as_json or github
     if not quiet:
-        err.print(f"Running the code of {len(files)} file{'s' * (len(files) > 1)}, each tab in a process of its own.")
+        err.print(f"Running the code of {_count(len(files), 'file')}, each tab in a process of its own.")
     with Progress(console=err, disable=quiet, transient=True) as progress:
 
         def started(number):
@@ -365,12 +365,13 @@ def _print_check(report):
             soft_wrap=True,
         )
     drifted = len({(x.file, x.name) for x in report.of("drift")})
-    out.print(
-        f"{len(report.compared)} optimizers in {len(report.files)} files: {drifted} drifted; "
-        f"{len(report.of('unchecked'))} things could not be checked, {len(report.of('note'))} notes.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    what = f"{_count(len(report.compared), 'optimizer')} in {_count(len(report.files), 'file')}: {drifted} drifted"
+    unchecked, notes = (len(report.of(kind)) for kind in ("unchecked", "note"))
+    out.print(f"{what}, {unchecked} could not be checked, {_count(notes, 'note')}.", highlight=False, soft_wrap=True)
+
+
+def _count(number, what):
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def main():

@@ -7,7 +7,7 @@ sgd(params, grads, states, hyperparams)           the gradients are passed (Tens
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +77,29 @@ def definitions(trees: list[ast.Module]) -> Iterator[ast.stmt]:
                 isinstance(node, ast.Assign) and not any(isinstance(x, ast.Call) for x in ast.walk(node.value))
             ):
                 yield node
+
+
+def bound(node: ast.stmt) -> list[str]:
+    """Return the names that a definition gives a value; "*" for what `from ... import *` does."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [(x.asname or x.name).partition(".")[0] for x in node.names]
+    if isinstance(node, ast.FunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [x.id for target in targets for x in ast.walk(target) if isinstance(x, ast.Name)]
+
+
+def needed(trees: list[ast.Module], names: Iterable[str]) -> list[ast.stmt]:
+    """Return the definitions of a tab that some names need, in order; no other has to be run."""
+    nodes = list(definitions(trees))
+    wanted, chosen, before = {"*", *names}, {-1}, -1
+    while len(chosen) != before:
+        before = len(chosen)
+        for i, node in enumerate(nodes):
+            if i not in chosen and wanted.intersection(bound(node)):
+                chosen.add(i)
+                wanted |= {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
+    return [node for i, node in enumerate(nodes) if i in chosen]
 
 
 def read(file: Path, default_tab: str = "mxnet") -> Section:

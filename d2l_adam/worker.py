@@ -101,25 +101,17 @@ class Missing:
         raise ImportError(self._why)
 
 
-def defined(cells: list[optimizers.Cell], file: str, without_d2l: str = "") -> dict[str, Any]:
-    """Run the definitions of a tab, statement by statement; what fails is missed only by what needs it."""
+def defined(cells: list[optimizers.Cell], names: list[str], file: str, without_d2l: str = "") -> dict[str, Any]:
+    """Run the definitions of a tab that some names need; what fails is missed only by what uses it."""
     namespace: dict[str, Any] = {"__name__": Path(file).stem, "__builtins__": __builtins__}
-    for node in optimizers.definitions([optimizers.parse(cell) for cell in cells]):
+    for node in optimizers.needed([optimizers.parse(cell) for cell in cells], names):
         try:
             exec(compile(ast.Module([node], []), file, "exec"), namespace)
         except Exception as error:
             why = without_d2l if isinstance(error, ImportError) and "d2l" in ast.unparse(node) else ""
-            for name in _names(node):
+            for name in optimizers.bound(node):
                 namespace[name] = Missing(f"{why or said(error, file)}, at line {node.lineno}")
     return namespace
-
-
-def _names(node):
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return [(x.asname or x.name).partition(".")[0] for x in node.names]
-    if isinstance(node, ast.FunctionDef):
-        return [node.name]
-    return [x.id for target in node.targets for x in ast.walk(target) if isinstance(x, ast.Name)]
 
 
 def said(error: BaseException, file: str) -> str:
@@ -177,13 +169,15 @@ def main(file: str, tell: int) -> None:
     for number, job in given["jobs"]:
         cells = [optimizers.Cell(source, tuple(lines)) for source, lines in given["cells"][job["file"]]]
         try:
-            answer = work(module, job, defined(cells, job["file"], without_d2l), Path(scratch, f"{number}.npz"))
+            names = [job["name"], *filter(None, [job["init"]])]
+            namespace = defined(cells, names, job["file"], without_d2l)
+            answer = work(module, job, namespace, Path(scratch, f"{number}.npz"))
         except BaseException as error:
             answer = {"error": said(error, job["file"])}
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         if printed := os.fstat(1).st_size:
-            answer.setdefault("notes", []).append(f"prints while it steps ({printed} bytes)")
+            answer.setdefault("notes", []).append(f"prints ({printed} bytes)")
         os.ftruncate(1, 0)  # not to leave the next one without room
         os.lseek(1, 0, os.SEEK_SET)
         report(number=number, **answer)

@@ -307,7 +307,7 @@ CONTRACTS = {
     ),
     "prints": (
         section("sgd", ("numpy", "pytorch")).replace(ZEROED, f"{ZEROED}    print('.')\n"),
-        "prints while it steps (720 bytes)",
+        "prints (720 bytes)",
     ),
     "argument": (
         "#@tab pytorch".join(
@@ -451,7 +451,7 @@ def test_what_is_printed(tmp_path, monkeypatch):
     head, behaves = (done.stdout[done.stdout.index("adam.md:") :]).splitlines()[:2]
     assert head.startswith(f"adam.md:{line}  adam  pytorch  differs from numpy and the spec from step 1 (max ")
     assert behaves == "            behaves as: t never advanced; eps outside the fraction"
-    assert "1 optimizers in 1 files: 1 drifted; 0 things could not be checked, 0 notes." in done.stdout
+    assert "1 optimizer in 1 file: 1 drifted, 0 could not be checked, 0 notes." in done.stdout
     assert "Running the code of 1 file" in done.stderr
 
     done = CliRunner().invoke(cli, ["check", "adam.md", "--json"])
