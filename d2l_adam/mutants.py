@@ -182,13 +182,13 @@ def _of(node, target, names, constants):
             if isinstance(b, ast.Call) and isinstance(b.args[0], ast.BinOp) and _named(b.args[0].right, "eps"):
                 yield True, "eps outside the fraction", lambda n: _out_of_call(n.right, left=n.left)
             corrected = target.endswith("_hat") and isinstance(a, ast.Name)
-            words = f"the bias of {text_of(a)} not corrected" if corrected else f"not divided by {text_of(b)}"
+            words = f"the bias of {_text(a)} not corrected" if corrected else f"not divided by {_text(b)}"
             yield corrected, words, lambda n: n.left
         case ast.BinOp(a, ast.Add() | ast.Sub(), b):
             eps = ast.unparse(b) == "eps"
             match b:
                 case ast.BinOp(_, ast.Div(), ast.BinOp(_, ast.Add(), c)):  # p - lr * v / sqrt(s) + eps
-                    yield True, f"{text_of(c)} outside the fraction", _without_brackets
+                    yield True, f"{_text(c)} outside the fraction", _without_brackets
             if isinstance(a, ast.Call) and eps:
                 yield (
                     True,
@@ -203,23 +203,23 @@ def _of(node, target, names, constants):
                     )
             match a:
                 case ast.BinOp(ast.Name(decay), ast.Mult(), _) if decay in constants and not isinstance(b, ast.BinOp):
-                    yield False, f"the factor (1 - {decay}) before {text_of(b)}, in {target}", _averaged
-            yield eps, f"{text_of(b)} left out of {target}", lambda n: n.left
-            left_out = f"{text_of(b)} for {text}, in {target}" if isinstance(a, ast.Constant) else None
-            yield False, left_out or f"{text_of(a)} left out of {target}", lambda n: n.right
+                    yield False, f"the factor (1 - {decay}) before {_text(b)}, in {target}", _averaged
+            yield eps, f"{_text(b)} left out of {target}", lambda n: n.left
+            left_out = f"{_text(b)} for {text}, in {target}" if isinstance(a, ast.Constant) else None
+            yield False, left_out or f"{_text(a)} left out of {target}", lambda n: n.right
             yield False, f"the sign flipped in {text}, in {target}", _flipped
             if isinstance(node.op, ast.Sub):
-                words = f"{text_of(b)} - {text_of(a)} for {text}, in {target}"
+                words = f"{_text(b)} - {_text(a)} for {text}, in {target}"
                 yield False, words, lambda n: ast.BinOp(n.right, n.op, n.left)
         case ast.BinOp(a, ast.Mult(), b):
-            yield False, f"the factor {text_of(a)} left out of {target}", lambda n: n.right
-            yield False, f"the factor {text_of(b)} left out of {target}", lambda n: n.left
+            yield False, f"the factor {_text(a)} left out of {target}", lambda n: n.right
+            yield False, f"the factor {_text(b)} left out of {target}", lambda n: n.left
         case ast.BinOp(a, ast.Pow(), b):
-            yield False, f"{text_of(a)} for {text}, in {target}", lambda n: n.left
+            yield False, f"{_text(a)} for {text}, in {target}", lambda n: n.left
         case ast.Call(ast.Name(word), [x]):
             if isinstance(x, ast.BinOp) and _named(x.right, "eps"):
-                yield True, f"eps outside the root: {word}({text_of(x.left)}) + eps, in {target}", _out_of_call
-            yield False, f"no {word}: {text_of(x)} for {text}, in {target}", lambda n: n.args[0]
+                yield True, f"eps outside the root: {word}({_text(x.left)}) + eps, in {target}", _out_of_call
+            yield False, f"no {word}: {_text(x)} for {text}, in {target}", lambda n: n.args[0]
             for other in {"square": ("abs", "sqrt"), "sqrt": ("square", "abs")}.get(word, ()):
                 call = ast.Name(other)
                 yield False, f"{other} for {word} in {target}", lambda n, call=call: ast.Call(call, n.args, [])
@@ -233,7 +233,7 @@ def _of(node, target, names, constants):
                     yield False, f"{words} for {name} in {target}", lambda n, other=other: ast.Name(other)
 
 
-def text_of(node):
+def _text(node):
     """The source of an expression, in brackets if it is a sum."""
     text = ast.unparse(node)
     return f"({text})" if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)) else text
