@@ -11,13 +11,13 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from traitlets.config import Config
 
 import references
 from d2l_adam import TABS, book
 
 console = Console(stderr=True)
 FRAMEWORKS = tuple(tab for tab in TABS if tab != "numpy")
+TIMEOUT = 300  # seconds for a cell; on a small machine the longest takes twenty
 
 
 def notebook(cells: list[book.Cell], tab: str, language: str) -> nbformat.NotebookNode:
@@ -39,10 +39,9 @@ def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
     text = (references.FOLDER / f"{source}.md").read_text(encoding="utf-8")
     cells = book.read(text)
     lines = [cell.line for cell in cells if cell.of(tab)]
-    nb = notebook(cells, tab, references.SOURCES[source])
     file.parent.mkdir(parents=True, exist_ok=True)
     name = f"{tab}/{file.relative_to(file.parents[1])}"
-    task = progress.add_task(name, total=sum(cell.cell_type == "code" for cell in nb.cells))
+    task = progress.add_task(name)
     at = [0]
 
     def started(cell, cell_index):
@@ -51,22 +50,28 @@ def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
     def executed(**_):
         progress.advance(task)
 
-    client = NotebookClient(
-        nb,
-        timeout=600,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(file.parent)}},
-        on_cell_start=started,
-        on_cell_executed=executed,
-        # Without, each kernel warns that others on this machine could listen.
-        config=Config(KernelManager={"transport_encryption": "auto"}),
-    )
-    failure = None
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        cause = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
-        failure = f"{name}, cell {at[0] + 1} ({source}.md, line {lines[at[0]]}): {cause}"
+    # Rarely, a kernel and its client lose their connection, and both wait; then all is done anew, once.
+    for last in (False, True):
+        nb, failure = notebook(cells, tab, references.SOURCES[source]), None
+        progress.reset(task, total=sum(cell.cell_type == "code" for cell in nb.cells))
+        client = NotebookClient(
+            nb,
+            timeout=TIMEOUT,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(file.parent)}},
+            on_cell_start=started,
+            on_cell_executed=executed,
+            # Else each kernel warns that others on this machine could listen. (Encrypted connections were lost.)
+            extra_arguments=["--IPKernelApp.log_level=40"],
+        )
+        try:
+            client.execute()
+            break
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            cause = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+            failure = f"{name}, cell {at[0] + 1} ({source}.md, line {lines[at[0]]}): {cause}"
+            if last or isinstance(error, CellExecutionError):
+                break
     nbformat.write(nb, file)
     return failure
 

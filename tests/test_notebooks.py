@@ -105,7 +105,7 @@ CELL = "\n```{{.python .input}}\n#@tab {}\n{}\n```\n"
 
 SMALL = """
 import sys, pathlib, notebooks, references
-references.FOLDER = pathlib.Path.cwd()
+references.FOLDER, notebooks.TIMEOUT = pathlib.Path.cwd(), 20
 notebooks.main(["--tab", "pytorch", "--source", "adam", "--out", "out"])
 """
 
@@ -137,6 +137,13 @@ def test_a_kernel_that_dies_is_named(small):
     run, _ = small("import os; os._exit(3)")
     assert run.returncode == 1
     assert "adam.ipynb, cell 3 (adam.md, line 11): " in run.stderr
+
+
+def test_a_notebook_whose_kernel_is_not_heard_of_is_made_once_more(small):
+    once = "import pathlib, time\nif not (seen := pathlib.Path('seen')).exists():\n    seen.touch()\n    time.sleep(99)"
+    run, file = small(f"{once}\nprint('done')")
+    assert run.returncode == 0, run.stderr
+    assert printed(nbformat.read(file, as_version=4)) == "1\ndone\n"
 
 
 def test_a_notebook_runs_where_it_lies_and_from_a_clean_start(small):
