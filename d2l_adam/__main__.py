@@ -305,8 +305,16 @@ def render(tab, names):
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--default-tab", help="Of cells without a tab; default: the first of the book's config.ini, else mxnet.")
 @click.option("--tab", "tabs", multiple=True, help="Check these tabs only; repeatable.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds for an optimizer in a tab.")
-@click.option("--memory", default=2.0, show_default=True, help="GiB for the code of a tab, beside its framework.")
+@click.option(
+    "--timeout", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds for an optimizer in a tab."
+)
+@click.option(
+    "--memory",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="GiB for the code of a tab, beside its framework.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 @click.option("--github", is_flag=True, help="Print annotations that GitHub shows beside the lines, instead.")
 def check(files, default_tab, tabs, timeout, memory, as_json, github):
@@ -346,11 +354,14 @@ def check(files, default_tab, tabs, timeout, memory, as_json, github):
 
 def _print_check(report):
     table = Table("section", "optimizer", "agree", "differ", "spec")
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(x.file)) for x in report.compared] or ["/"])
     for x in report.compared:
         agree, differ = x.verdict.groups[0], list(x.verdict.odd)
         spec = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
         alone = len(x.lines) == 1
-        table.add_row(Path(x.file).name, x.name, *("-" if alone else ", ".join(agree), ", ".join(differ) or "-", spec))
+        table.add_row(
+            os.path.relpath(x.file, top), x.name, *("-" if alone else ", ".join(agree), ", ".join(differ) or "-", spec)
+        )
     if report.compared:
         out.print(table)
     for kind, colour in (("drift", "red"), ("unchecked", "yellow"), ("note", None)):

@@ -126,7 +126,7 @@ def check(
         report.files.append(str(file))
         try:
             sections[str(file)] = section = optimizers.read(file, default_tab or book.default_tab(file) or "mxnet")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             report.findings.append(Finding("unchecked", str(file), None, "", "", f"could not be read: {error}"))
             continue
         for line, tab, what in section.unreadable:
@@ -134,10 +134,11 @@ def check(
                 report.findings.append(Finding("unchecked", str(file), line, "", tab, f"could not be checked: {what}"))
     _run(sections, tuple(tabs), timeout, int(memory * 2**30), started, report)
     if not report.compared and not report.findings:
-        where = ", ".join(report.files)
-        report.findings.append(
-            Finding("unchecked", where, None, "", "", "has no optimizer, a function (params, states, hyperparams)")
-        )
+        known = dict.fromkeys(tab for section in sections.values() for tab in section.cells)
+        what = "no optimizer was found, a function (params, states, hyperparams)"
+        if tabs and not {*tabs} & {*known}:
+            what += f", and no tab {', '.join(tabs)}; there are {', '.join(known) or 'none'}"
+        report.findings.append(Finding("unchecked", ", ".join(report.files), None, "", "", what))
     return report
 
 
@@ -154,7 +155,8 @@ def _run(sections, wanted, timeout, memory, started, report):
             found[file, name] = its, runs
             for tab, x in its.items():
                 if x.passed is None:
-                    what = f"could not be checked: it takes ({', '.join(x.args)}), not (params, states, hyperparams)"
+                    how = f"takes ({', '.join(x.args)})" if x.args else "is not made by def"
+                    what = f"could not be checked: it {how}; write it as def {name}(params, states, hyperparams)"
                     report.findings.append(Finding("unchecked", file, x.line, name, tab, what))
                     continue
                 job = {"file": file, "name": name, "init": x.init, "passed": x.passed, "runs": runs}
@@ -224,9 +226,10 @@ def told(verdict: drift.Verdict) -> Iterator[tuple[str, str, str, list[tuple[str
     for tab, (far, causes) in verdict.odd.items():
         yield "drift", tab, f"differs from {others} {far}{doubt}", causes if verdict.rule else None
     if verdict.rule and not verdict.matches_spec:
-        verb = "is" if len(best) == 1 else "are"
         what = "; ".join(verdict.causes[0]) if verdict.causes else "no change of it that is known here"
-        yield "note", best[0], f"{_listed(best)} {verb} not {verdict.rule} of the spec, but behave as: {what}", None
+        verbs = ("is", "behaves") if len(best) == 1 else ("are", "behave")
+        what = f"{verbs[0]} not {verdict.rule} of the spec, but {verbs[1]} as: {what}"
+        yield "note", best[0], f"{_listed(best)} {what}", None
 
 
 def _contract(name, its, ran, all_tabs, tell):

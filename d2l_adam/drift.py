@@ -60,6 +60,8 @@ class Distance(NamedTuple):
     regimes: tuple[str, ...]
     #: Whether one has NaN or infinity where the other has not.
     nonfinite: bool
+    #: The parameters in which they are: 0 is the weight, 1 the bias.
+    parameters: tuple[int, ...]
 
     @property
     def agree(self) -> bool:
@@ -68,10 +70,12 @@ class Distance(NamedTuple):
 
     def __str__(self):
         """Since when, how far and with which gradients."""
-        regimes = " and ".join(filter(None, (", ".join(self.regimes[:-1]), self.regimes[-1])))
-        regimes = "of every kind" if len(self.regimes) == len(drive.REGIMES) else regimes
-        nonfinite = "; NaN or infinite in one only" if self.nonfinite else ""
-        return f"from step {self.step} (max {self.largest:.1e}{nonfinite}), with gradients {regimes}"
+        regimes = " or ".join(filter(None, (", ".join(self.regimes[:-1]), self.regimes[-1])))
+        where = "" if len(self.regimes) == len(drive.REGIMES) else f", where gradients are {regimes}"
+        if len(self.parameters) == 1:
+            where = f", in the {('weight', 'bias')[self.parameters[0]]} only"
+        far = [f"max {self.largest:.1e}"] * (self.largest > 0) + ["NaN or infinite in one only"] * self.nonfinite
+        return f"from step {self.step} ({'; '.join(far)}){where}"
 
 
 def distance(one: Path, other: Path) -> Distance:
@@ -94,6 +98,7 @@ def distance(one: Path, other: Path) -> Distance:
         min(steps, default=None),
         tuple(name for name in drive.REGIMES if name in regimes),
         not all(numpy.isfinite(x).all() for x in apart),
+        tuple(sorted({int(k) for x in beyond for k in drive.PARAMETER[x.any(axis=0)]})),
     )
 
 
@@ -148,7 +153,7 @@ def judge(
     def causes(tab, most=3):
         return mutants.explain(rule, runs, paths[tab].fits, numbers.get(tab, ()), most) if rule else []
 
-    common = [] if matches_spec else causes(best[0], most=1 if len(groups) == 1 else 3)
+    common = [] if matches_spec else causes(best[0], most=1 if len(groups) == 1 < len(paths) else 3)
     odd: dict[str, tuple[Distance, list[tuple[str, ...]]]] = {}
     for group in groups[1:]:
         its = causes(group[0])

@@ -13,7 +13,7 @@ import numpy
 
 #: How many steps the runs have; the second only has to tell whether the hyperparameters are heeded.
 STEPS = (300, 60)
-FEATURES = 47
+FEATURES = 48  # so that the bias has gradients of order 1
 SHAPES = (FEATURES, 1), (1,)
 #: The regimes of gradients. Element by element they take turns.
 REGIMES = ("of order 1", "of order 1e-4", "of order 1e-8", "of order 1e3", "exactly 0", "sparse")
@@ -95,7 +95,8 @@ def _run(tab, trainer, init, hyperparams, passed, steps, notes):
         if not passed and gives[0] is not None:
             raise TypeError(f"a parameter has no gradient in {tab.NAME}; give it (params, grads, states, hyperparams)")
         grads = gives if gives[0] is not None else [p.grad for p in params]
-        returned = trainer(params, *([grads] if passed else []), states, hyperparams)
+        # As d2l does: a list of its own each time, so that only what is changed in place lasts.
+        returned = trainer([*params], *([grads] if passed else []), states, hyperparams)
         if returned is not None:
             notes.setdefault("returns a value, which d2l's train_ch11 does not look at")
         path.append(numpy.concatenate([numpy.asarray(tab.asnumpy(p), "float32").reshape(-1) for p in params]))

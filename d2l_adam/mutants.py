@@ -7,6 +7,7 @@ counter left out, another number, a state mistaken for another. Nothing is named
 import ast
 import itertools
 import operator
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ EVERY_NUMBER = {
     "eps": [float(f"{x}e{k}") for k in range(-17, 0) for x in _TWO_DIGITS],
     "lr": [float(f"{x}e{k}") for k in range(-6, 1) for x in _TWO_DIGITS],
 }
+#: So many seconds are spent, at most, to explain a path.
+BUDGET = 15.0
 #: Any two changes are tried together; three, and two with any number, only of so many of the likeliest.
 LIKELIEST = 24
 
@@ -135,7 +138,7 @@ def changes(rule: Rule, numbers: Iterable[float] = ()) -> list[Change]:
             likely += _stored(statement.value)
     other += _orders(rule)
     for name, default in rule.constants.items():
-        known, own = NUMBERS.get(_kind(name), ()), [x for x in dict.fromkeys(numbers) if _fits(name, x)]
+        known, own = NUMBERS.get(_kind(name), ()), [x for x in dict.fromkeys(numbers) if _fits(name, x)][:12]
         likely += _numbers(name, default, own)
         other += _numbers(name, default, [x for x in known if x not in own])
     return likely + other
@@ -306,7 +309,11 @@ def explain(
     that made the path; no more than `most` changes are tried together.
     """
 
+    until = time.monotonic() + BUDGET
+
     def makes_it(some):
+        if time.monotonic() > until:
+            return False
         try:
             return all(
                 fits(number, step, p)

@@ -7,7 +7,8 @@ sgd(params, grads, states, hyperparams)           the gradients are passed (Tens
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+import symtable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,36 +70,40 @@ def parse(cell: Cell) -> ast.Module:
     return tree
 
 
-def definitions(trees: list[ast.Module]) -> Iterator[ast.stmt]:
-    """Yield what may be run of a tab, in order: imports, functions, and names for plain values; nothing that trains."""
-    for tree in trees:
-        for node in tree.body:
-            if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef)) or (
-                isinstance(node, ast.Assign) and not any(isinstance(x, ast.Call) for x in ast.walk(node.value))
-            ):
-                yield node
+_KINDS = (
+    *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign),
+    *(ast.If, ast.Try),
+)
 
 
-def bound(node: ast.stmt) -> list[str]:
-    """Return the names that a definition gives a value; "*" for what `from ... import *` does."""
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return [(x.asname or x.name).partition(".")[0] for x in node.names]
-    if isinstance(node, ast.FunctionDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return [x.id for target in targets for x in ast.walk(target) if isinstance(x, ast.Name)]
+def bound(node: ast.stmt) -> set[str]:
+    """Return the names that a statement gives a value; "*" for what `from ... import *` does."""
+    if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+        return {"*"}
+    table = symtable.symtable(ast.unparse(node), "cell", "exec")
+    return {x.get_name() for x in table.get_symbols() if x.is_assigned() or x.is_imported()}
+
+
+def _used(node):
+    """The names of the tab that a statement uses, now or when a function of it is called."""
+
+    def names(table, top):
+        used = {x.get_name() for x in table.get_symbols() if (x.is_referenced() if top else x.is_global())}
+        return used.union(*(names(child, False) for child in table.get_children()))
+
+    return names(symtable.symtable(ast.unparse(node), "cell", "exec"), True)
 
 
 def needed(trees: list[ast.Module], names: Iterable[str]) -> list[ast.stmt]:
-    """Return the definitions of a tab that some names need, in order; no other has to be run."""
-    nodes = list(definitions(trees))
-    wanted, chosen, before = {"*", *names}, {-1}, -1
+    """Return the statements that define some names, and what these need, in order: no other has to be run."""
+    nodes = [node for tree in trees for node in tree.body if isinstance(node, _KINDS)]
+    wanted, chosen, before = {"*", *names}, set[int](), -1
     while len(chosen) != before:
         before = len(chosen)
         for i, node in enumerate(nodes):
-            if i not in chosen and wanted.intersection(bound(node)):
+            if i not in chosen and wanted & bound(node):
                 chosen.add(i)
-                wanted |= {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
+                wanted |= _used(node)
     return [node for i, node in enumerate(nodes) if i in chosen]
 
 
@@ -122,14 +127,24 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
                 line = cell.lines[min(getattr(error, "lineno", None) or 1, len(cell.lines)) - 1]
                 section.unreadable.append((line, tab, f"this cell is no Python ({getattr(error, 'msg', error)})"))
     functions = {
-        tab: {node.name: node for node in definitions(trees[tab]) if isinstance(node, ast.FunctionDef)} for tab in trees
+        tab: {node.name: node for tree in trees[tab] for node in tree.body if isinstance(node, ast.FunctionDef)}
+        for tab in trees
     }
     names = dict.fromkeys(name for its in functions.values() for name, node in its.items() if _is_optimizer(node))
     for name in names:
-        section.optimizers[name] = {
-            tab: _definition(its[name], its, trees[tab]) for tab, its in functions.items() if name in its
-        }
+        section.optimizers[name] = {}
+        for tab, found in functions.items():
+            if name in found:
+                section.optimizers[name][tab] = _definition(found[name], found, trees[tab])
+            elif line := _otherwise(name, trees[tab]):
+                section.optimizers[name][tab] = Definition(line, line, ())
     return section
+
+
+def _otherwise(name, trees):
+    """The line on which a name gets its value otherwise than by `def`."""
+    nodes = (node for tree in trees for node in tree.body if isinstance(node, _KINDS))
+    return next((node.lineno for node in nodes if name in bound(node)), None)
 
 
 def _args(node):
@@ -140,15 +155,13 @@ def _args(node):
 
 def _is_optimizer(node):
     args = _args(node)
-    return len(args) in (3, 4) and (
-        args[-2:] == ("states", "hyperparams") or (args[0], args[-1]) == ("params", "hyperparams")
-    )
+    return len(args) in (3, 4) and args[-2:] == ("states", "hyperparams") and not node.name.startswith("_")
 
 
 def _definition(node, functions, trees):
     definition = Definition(node.lineno, node.end_lineno, _args(node))
+    init, values = _trained(node.name, functions, trees)
     inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
-    init, values = _trained(node.name, {x.name for x in inits}, trees)
     if init is None:
         before = [x for x in inits if x.lineno < node.lineno] or inits
         named = [x for x in inits if x.name.removeprefix("init_").removesuffix("_states") in node.name]
@@ -162,20 +175,23 @@ def _definition(node, functions, trees):
             key = x.slice
         elif isinstance(x, ast.Call) and ast.unparse(x.func) == f"{last}.get" and x.args:
             key = x.args[0]
+            if isinstance(key, ast.Constant) and len(x.args) > 1 and key.value not in values:
+                continue  # it has a value of its own, with which the section trains
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
             definition.hyperparams[key.value] = values.get(key.value)
     definition.numbers = numbers(node)
     return definition
 
 
-def _trained(name, inits, trees):
+def _trained(name, functions, trees):
     """How the section trains an optimizer: with the states of which init function, and with which numbers."""
     init, values = None, dict[Any, float]()
     for node in (node for tree in trees for node in ast.walk(tree)):
-        if not (isinstance(node, ast.Call) and any(isinstance(x, ast.Name) and x.id == name for x in node.args)):
+        given = [*node.args, *(x.value for x in node.keywords)] if isinstance(node, ast.Call) else []
+        if not any(isinstance(x, ast.Name) and x.id == name for x in given):
             continue
-        for x in node.args:
-            if isinstance(x, ast.Call) and isinstance(x.func, ast.Name) and x.func.id in inits:
+        for x in given:
+            if isinstance(x, ast.Call) and isinstance(x.func, ast.Name) and x.func.id in functions and x.args:
                 init = init or x.func.id
             if isinstance(x, ast.Dict):
                 for key, value in zip(x.keys, x.values, strict=True):

@@ -173,6 +173,9 @@ def adam(tab, *body, head=""):
     return fence(tab, "\n".join((head, "def adam(params, grads, states, hyperparams):", *(f"    {x}" for x in body))))
 
 
+MUTTER = ["    for i in range(3, 99):", "        try: os.write(i, b'x' * 99)", "        except OSError: pass"]
+
+
 def hostile(path):
     """What code may do that it should not, and what has to be said of it."""
     return {
@@ -197,6 +200,24 @@ def hostile(path):
         ),
         "asks": (["input('your name?')"], "EOFError"),
         "misses": (["nothing_of_this_name.step()"], "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        "signals": (["import signal", "signal.raise_signal(40)"], "its process was ended by signal 40"),
+        "answers": (
+            ["import os", "for i in range(3, 99):", "    try: os.write(i, b'[]\\n')", "    except OSError: pass"],
+            "no path",
+        ),
+        "mutters": (["import os", "while True:", *MUTTER], "it did not end within 5 seconds, and was ended"),
+        "closes": (["import os", "os.closerange(3, 99)", "while True:", "    pass"], "it did not end within 5 seconds"),
+        "escapes": (["raise ValueError('\\x1b[31mred')"], "ValueError: ?[31mred (line 6)"),
+        "hides": (
+            [
+                "import ctypes, os, time",
+                "if not ctypes.pythonapi.fork():",
+                "    os.setsid()",
+                "    time.sleep(99)",
+                "raise ValueError('gone')",
+            ],
+            "ValueError: gone",
+        ),
         "forgets": (["hyperparams['no such key']['t']"], "TypeError"),
     }
 
@@ -218,9 +239,10 @@ def test_what_must_not_be_done_is_not_done_and_the_others_go_on(tmp_path):
     [good] = report.compared
     assert Path(good.file).stem == "last"
     assert good.verdict.matches_spec
+    assert not [x for x in psutil.process_iter(["ppid"]) if x.info["ppid"] == os.getpid()]
     assert not Path(path).exists()
     assert Path(path + ".here").read_text() == "stays"
-    assert not [x for x in psutil.process_iter(["cmdline"]) if "d2l_adam.worker" in (x.info["cmdline"] or ())]
+    assert not [x for x in psutil.process_iter(["cmdline"]) if "d2l_adam.sandbox" in (x.info["cmdline"] or ())]
 
 
 IMPORT = "import numpy as np\nimport nothing_of_this_name"
@@ -254,7 +276,7 @@ BAD = {
     "arity": (
         adam("numpy", "pass") + fence("mxnet", "def adam(params): pass"),
         9,
-        "it takes (params), not (params, states, hyperparams)",
+        "it takes (params); write it as def adam(params, states, hyperparams)",
     ),
     "latin": (b"\xff\xfe\x00", None, "is no text in UTF-8"),
 }
@@ -275,7 +297,7 @@ def test_what_cannot_be_read_is_said(name, tmp_path):
 def test_a_file_without_optimizers_is_no_agreement(text, tmp_path):
     report = check.check(written(tmp_path, empty=text))
     assert report.status == 2
-    assert "has no optimizer" in report.findings[0].message
+    assert "no optimizer was found" in report.findings[0].message
 
 
 def test_a_framework_that_is_not_here_is_said_with_the_cure(tmp_path, monkeypatch):
@@ -318,7 +340,7 @@ CONTRACTS = {
     ),
     "shapes": (
         section("adagrad", ("numpy", "pytorch")).replace("(1,)))\n    return", "(1, 1)))\n    return", 1),
-        "starts from states of the shapes [[47, 1], [1]]; in numpy it is [[47, 1], [1, 1]]",
+        "starts from states of the shapes [[48, 1], [1]]; in numpy it is [[48, 1], [1, 1]]",
     ),
     "missing": (
         section("sgd", ("numpy", "pytorch")) + fence("mxnet", "x = 1"),
@@ -389,6 +411,76 @@ def test_a_defect_that_all_tabs_have_is_not_named_as_one_tab_s(tmp_path):
     assert (found.tab, found.causes) == ("pytorch", [("t never advanced",)])
     [note] = report.of("note")
     assert note.message == "numpy and mxnet are not adam of the spec, but behave as: eps = 1e-08 instead of 1e-06"
+
+
+def test_what_one_section_does_changes_no_other(tmp_path):
+    changes = ["np.sqrt = lambda x: x", "d2l_adam.drive.drive = None", "np.set_printoptions = np.zeros = None"]
+    bad = adam("numpy", *changes, "raise ValueError('done')", head="import numpy as np\nimport d2l_adam.drive")
+    report = check.check(written(tmp_path, a=bad, b=section("adam", ("numpy",)), c=bad, d=section("yogi", ("numpy",))))
+    assert [Path(x.file).stem for x in report.of("unchecked")] == ["a", "c"]
+    assert [x.verdict.matches_spec for x in report.compared] == [True, True]
+
+
+LEGAL = {
+    "changed in place": (
+        "beta1, beta2, eps = 0.9, 0.999, 1e-6",
+        "BETAS",
+        "EPS = 1e-3\nEPS /= 1000\nBETAS = (0.9, 0.999)",
+    ),
+    "computed": ("beta1, beta2, eps = 0.9, 0.999, 1e-6", "BETAS", "EPS: float = float('1e-6')\nBETAS = 0.9, 1 - 1e-3"),
+    "optional": ("1e-6", "hyperparams.get('eps', 1e-6)", ""),
+    "a class": (
+        "beta1, beta2, eps = 0.9, 0.999, 1e-6",
+        "BETAS",
+        "class C:\n    eps = 1e-6\nEPS, BETAS = C.eps, (0.9, 0.999)",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", LEGAL)
+def test_constants_may_stand_elsewhere(how, tmp_path):
+    old, new, head = LEGAL[how]
+    new = "(beta1, beta2), eps = BETAS, EPS" if new == "BETAS" else new
+    one, two = section("adam", ("numpy", "pytorch")).split("#@tab pytorch")
+    assert old in two
+    text = f"{one}#@tab pytorch\n{head}{two.replace(old, new, 1)}"
+    report = check.check(written(tmp_path, adam=text))
+    assert report.findings == []
+    assert report.compared[0].verdict.groups == [["numpy", "pytorch"]]
+
+
+def test_states_of_any_kind_from_the_function_that_the_section_trains_with(tmp_path):
+    text = section("sgd_momentum", ("numpy", "mxnet"))
+    text = text.replace("init_momentum_states", "momentum_zeros").replace(
+        "return (*w, *b) if 1 == 1 else (w, b)", "return {0: w[0], 1: b[0]}"
+    )
+    text = text.replace("zip(params, states", "zip(params, states.values()")
+    text += fence("mxnet", "def _rate(params, states, hyperparams): return 1\ndef clip(params, theta): pass")
+    report = check.check(written(tmp_path, momentum=text))
+    assert report.findings == []
+    assert report.compared[0].verdict.matches_spec
+
+
+def test_an_optimizer_that_is_not_made_by_def_is_not_passed_over(tmp_path):
+    text = section("adam", ("numpy",)) + fence("mxnet", "adam = lambda params, states, hyperparams: None")
+    [found] = check.check(written(tmp_path, adam=text)).of("unchecked")
+    assert (found.tab, "it is not made by def; write it as def adam(" in found.message) == ("mxnet", True)
+
+
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_what_moves_one_parameter_only_is_said(where, tmp_path):
+    one, two = section("sgd", ("numpy", "pytorch")).split("#@tab pytorch")
+    chosen = {"weight": "params[1:]", "bias": "params[:1]"}[where]
+    text = f"{one}#@tab pytorch{two.replace('in params:', f'in {chosen}:')}".replace("p.grad.zero_()", "pass")
+    [found] = check.check(written(tmp_path, sgd=text)).of("drift")
+    assert found.message.endswith(f", in the {where} only")
+
+
+def test_a_parameter_that_only_the_list_has_is_not_trained(tmp_path):
+    one, two = section("sgd", ("numpy", "pytorch")).split("#@tab pytorch")
+    two = two.replace("for p in params:", "for i, p in enumerate(params):").replace("p[:] = p", "params[i] = p")
+    [found] = check.check(written(tmp_path, sgd=f"{one}#@tab pytorch{two}")).of("drift")
+    assert found.causes == [("lr * g left out of p",)] or ("lr * g left out of p",) in found.causes
 
 
 RIGHT = {
@@ -464,6 +556,11 @@ def test_what_is_printed(tmp_path, monkeypatch):
     assert done.stdout.startswith(f"::error file=adam.md,line={line},title=drift adam pytorch::differs from numpy")
     assert "%0Abehaves as: t never advanced; eps outside the fraction" in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+    done = CliRunner().invoke(cli, ["check", "adam.md", "--tab", "torch"])
+    assert done.exit_code == 2
+    assert "no optimizer was found" in done.stdout
+    assert "no tab torch; there are numpy, pytorch" in done.stdout
 
     done = CliRunner().invoke(cli, ["check", "adam.md", "--tab", "numpy"])
     assert done.exit_code == 0
