@@ -29,7 +29,7 @@ EVERY_NUMBER = {
     "lr": [float(f"{x}e{k}") for k in range(-6, 1) for x in _TWO_DIGITS],
 }
 #: So many seconds are spent, at most, to explain a path.
-BUDGET = 15.0
+BUDGET = 8.0
 #: Any two changes are tried together; three, and two with any number, only of so many of the likeliest.
 LIKELIEST = 24
 
