@@ -320,8 +320,8 @@ def render(tab, names):
 def check(files, default_tab, tabs, timeout, memory, as_json, github):
     """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
 
-    FILES are Markdown. Checking a file RUNS ITS CODE: imports and functions, each tab in a process of its own, which
-    may write into a scratch folder only and may not use the network; no cell that trains is run. Every function
+    FILES are Markdown. Checking a file RUNS ITS CODE: functions and what these need, each tab in a process of its own,
+    which may write into a scratch folder only and may not use the network; no cell that trains is run. Every function
     (params, states, hyperparams) or (params, grads, states, hyperparams) that a section defines is driven through the
     same gradients in every tab. A tab that moves elsewhere than the others, by more than rounding explains, has
     drifted; what makes its path, put into the spec, is named.
