@@ -80,9 +80,7 @@ def function(tab, name, change=lambda text: text):
         elif target not in ("p", *states):
             out.append(f"{inner}{target.removesuffix(' not stored')} = {value}")
         else:
-            out.append(
-                f"{inner}{target}[:].assign({value})" if tab == "tensorflow" else f"{inner}{target}[:] = {value}"
-            )
+            out.append(f"{inner}{target}.assign({value})" if tab == "tensorflow" else f"{inner}{target}[:] = {value}")
     if tab == "pytorch":
         out.append("        p.grad.zero_()")
     return "\n".join(out + after)
