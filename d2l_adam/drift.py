@@ -169,7 +169,7 @@ def judge(
         common,
         odd,
         max((x.ratio for x in found if x.agree), default=0.0),
-        min((x.ratio for x in found if not x.agree and not x.nonfinite), default=None),
+        min((x.ratio for x in found if x.ratio > 1), default=None),
     )
 
 
