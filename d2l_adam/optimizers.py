@@ -31,7 +31,6 @@ class Definition:
     """How one tab defines an optimizer."""
 
     line: int
-    end: int
     args: tuple[str, ...]
     #: The name of the function that makes its states, and what that calls its argument.
     init: str | None = None
@@ -137,7 +136,7 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
             if name in found:
                 section.optimizers[name][tab] = _definition(found[name], found, trees[tab])
             elif line := _otherwise(name, trees[tab]):
-                section.optimizers[name][tab] = Definition(line, line, ())
+                section.optimizers[name][tab] = Definition(line, ())
     return section
 
 
@@ -159,7 +158,7 @@ def _is_optimizer(node):
 
 
 def _definition(node, functions, trees):
-    definition = Definition(node.lineno, node.end_lineno, _args(node))
+    definition = Definition(node.lineno, _args(node))
     init, values = _trained(node.name, functions, trees)
     inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
     if init is None:
