@@ -1,12 +1,27 @@
 # Everything happens inside this folder: the environment in .venv, what the commands write in build.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help setup setup-tests run distributed lab html cells test bench check lint format wheel clean distclean
 
-python := .venv/bin/python
-ready := .venv/ready
+# The frameworks to set up and to use: one or several, as TABS=pytorch or TABS="mxnet tensorflow".
+platform := $(shell uname -sm)
+with-wheel := $(if $(filter Linux,$(platform)),mxnet) pytorch tensorflow
+comma := ,
+tabs := $(or $(subst $(comma), ,$(TABS)),$(with-wheel))
+ifneq ($(filter-out mxnet pytorch tensorflow,$(tabs)),)
+    $(error TABS is "$(TABS)"; give some of mxnet, pytorch, tensorflow)
+endif
+ifneq ($(filter-out $(with-wheel),$(tabs)),)
+    $(error MXNet 1.9.1 has no wheel for $(platform); leave it out: TABS="pytorch tensorflow")
+endif
+
+python := $(if $(filter Windows_NT,$(OS)),.venv/Scripts/python.exe,.venv/bin/python)
+ready := .venv/ready $(tabs:%=.venv/ready-%)
 ready-tests := .venv/ready-tests
 notebooks := build/notebooks/ready
+install = $(python) -m pip install --constraint constraints.txt $1 \
+	|| { echo 'The set-up failed: pip needs a package index and disk space; then run make again.'; exit 1; }
 
 export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export KERAS_HOME := $(CURDIR)/build/home/keras
@@ -26,12 +41,12 @@ help: ## List the targets
 setup: $(ready) ## Set up .venv (the other targets do so themselves)
 
 run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute the notebooks of the chapter
-	@$(python) -m d2l_adam run
-	@$(python) chapter_optimization/notebooks.py
+	@$(python) -m d2l_adam run $(tabs:%=--tab %)
+	@$(python) chapter_optimization/notebooks.py $(tabs:%=--tab %)
 	@touch $(notebooks)
 
 distributed: $(ready) | build/tmp ## Train in two processes on each framework's own engine, and compare the curves
-	@$(python) chapter_optimization/distributed.py
+	@$(python) chapter_optimization/distributed.py $(tabs:%=--tab %)
 
 # Not a prerequisite: notebooks that are there stay as they are, with what their reader changed.
 lab: $(ready) | build/tmp ## Open the executed notebooks in JupyterLab
@@ -45,13 +60,13 @@ cells: $(ready) ## Render the cells of the chapter from the spec anew
 	@$(python) chapter_optimization/cells.py
 
 test: lint $(ready-tests) ## Run the whole test suite
-	@$(python) -m pytest
+	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest
 
 bench: $(ready) | build/tmp ## Time steps and epochs, ours and the frameworks' own side by side
-	@$(python) -m d2l_adam bench
+	@$(python) -m d2l_adam bench $(tabs:%=--tab %) --tab numpy
 
 check: $(ready) | build/tmp ## Look for drift between the tabs of the chapter
-	@$(python) -m d2l_adam check $(if $(GITHUB_ACTIONS),--github) chapter_optimization/*.md
+	@$(python) -m d2l_adam check $(if $(GITHUB_ACTIONS),--github) $(tabs:%=--tab %) chapter_optimization/*.md
 
 lint: $(ready) | build/tmp ## Check style and types
 	@$(python) -m ruff check --quiet .
@@ -76,11 +91,11 @@ build/tmp:
 
 $(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md notebooks.py references.py \
 		references.bib) $(wildcard d2l_adam/*.py) | build/tmp
-	@$(python) chapter_optimization/notebooks.py
+	@$(python) chapter_optimization/notebooks.py $(tabs:%=--tab %)
 	@touch $@
 
 # The first Python from 3.11 to 3.13 that can make an environment, or PYTHON=... if given.
-$(ready): requirements.txt requirements-no-deps.txt pyproject.toml | build/tmp
+.venv/ready: constraints.txt pyproject.toml | build/tmp
 	@for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python); do \
 		if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 			2>/dev/null; then found=$$python; break; fi; \
@@ -89,12 +104,25 @@ $(ready): requirements.txt requirements-no-deps.txt pyproject.toml | build/tmp
 		echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Install one (Debian, Ubuntu: apt-get install'; \
 		echo 'python3 python3-venv), or name yours: make PYTHON=/path/to/python3.11'; exit 1; \
 	fi; \
-	echo "Setting up .venv with $$($$found --version); the first time, this takes some minutes and some gigabytes."; \
+	echo "Setting up .venv with $$($$found --version) for $(tabs); the first time, this takes some minutes and"; \
+	echo 'gigabytes (README.md says how many, and how to need fewer).'; \
 	$$found -m venv .venv
-	@$(python) -m pip install -r requirements.txt \
-		|| { echo 'The set-up failed: pip needs a package index and disk space; then run make again.'; exit 1; }
-	@$(python) -m pip install --no-deps -r requirements-no-deps.txt
-	@$(python) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(if $(TABS)$(filter mxnet,$(tabs)),,@echo 'MXNet 1.9.1 has no wheel for $(platform): it is left out.')
+	@$(call install,--editable '.[d2l,fused,chapter,tests]')
+	@$(call install,--no-deps d2l)
+	@touch $@
+
+.venv/ready-pytorch: .venv/ready
+	@$(call install,torch)
+	@touch $@
+
+.venv/ready-tensorflow: .venv/ready
+	@$(call install,tensorflow keras)
+	@touch $@
+
+# Its metadata ask for a NumPy of 2023. It needs none of that; on Python 3.12 and later, distutils (of setuptools).
+.venv/ready-mxnet: .venv/ready
+	@$(call install,--no-deps mxnet graphviz setuptools)
 	@touch $@
 
 # What the tests compare with: d2lbook, in an environment of its own, and other libraries' optimizers.

@@ -10,6 +10,7 @@ import importlib
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from types import ModuleType
@@ -32,13 +33,33 @@ def framework(name: str, pip: str, apt: str = "see its own notes on installation
         raise ImportError(f"{name} is installed but cannot be imported ({error}); {cure}", name=name) from error
 
 
+def triton() -> None:
+    """Settle who loads Triton, PyTorch's compiler of GPU code: called before PyTorch and TensorFlow are used together.
+
+    Loaded after TensorFlow, it ends the process by a segmentation fault; the other order works. So it is loaded before,
+    if PyTorch is there to use it. After TensorFlow it counts as not installed: PyTorch goes on without it.
+    """
+    if "tensorflow" in sys.modules:
+        if find_spec("triton"):
+            sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  what `import` takes for missing
+    elif "torch" in sys.modules:
+        with contextlib.suppress(Exception):  # PyTorch's own business, in an order that is no concern of ours
+            importlib.import_module("triton")
+
+
 _VALUES = {"bool": bool, "NaN": math.nan, "NAN": math.nan, "Inf": math.inf, "PINF": math.inf, "NINF": -math.inf}
 _VALUES |= {"PZERO": 0.0, "NZERO": -0.0}
 
 
 @contextlib.contextmanager
 def numpy_for_mxnet() -> Iterator[None]:
-    """While MXNet is imported, answer it (and nobody else) for the names that NumPy has since dropped."""
+    """While MXNet is imported, answer it (and nobody else) for the names that NumPy has since dropped.
+
+    What an import without these names has left, half of MXNet, is taken away before, and its own use of what is
+    deprecated today is no warning to anybody who imports it.
+    """
+    if "mxnet" not in sys.modules:
+        _take("mxnet")
     names: Any = numpy
     own = names.__getattr__
 
@@ -59,7 +80,9 @@ def numpy_for_mxnet() -> Iterator[None]:
 
     names.__getattr__ = lend
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         names.__getattr__ = own
 

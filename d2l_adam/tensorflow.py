@@ -13,6 +13,7 @@ import numpy
 
 from d2l_adam import binding, checkpoint, contract, fused, imports, spec
 
+imports.triton()
 with imports.framework("tensorflow", pip="tensorflow"):
     import tensorflow as tf
     from tensorflow import sign, sqrt, square  # noqa: F401  the words of the spec
@@ -23,6 +24,7 @@ with imports.framework("tensorflow", pip="tensorflow"):
         read_variable_op,
     )
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+imports.triton()
 with imports.framework("keras", pip="keras"):
     import keras
 

@@ -12,6 +12,7 @@ from d2l_adam import binding, checkpoint, contract, fused, imports, spec
 with imports.framework("torch", pip="torch"):
     import torch
     from torch import sign, sqrt, square  # noqa: F401  the words of the spec
+imports.triton()
 
 _THIS = sys.modules[__name__]
 NAME = "pytorch"

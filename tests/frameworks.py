@@ -1,13 +1,29 @@
 """The three frameworks and NumPy behind one face, for tests that say the same of each tab."""
 
+import os
+
 import numpy as np
 
 from d2l_adam import protocol
 
-TABS = ("mxnet", "pytorch", "tensorflow", "numpy")
+ALL = ("mxnet", "pytorch", "tensorflow")
+#: The frameworks that ought to be here; `make test` says for which it has set up the environment.
+NATIVE = tuple(tab for tab in ALL if tab in os.environ.get("D2L_ADAM_TABS", " ".join(ALL)).split())
+LEFT_OUT = tuple(tab for tab in ALL if tab not in NATIVE)
+TABS = (*NATIVE, "numpy")
 RULES = ("adam", "yogi")
 # MXNet 1.9.1 has bfloat16 as a target of AMP's casts, not as a dtype of its mx.np arrays.
 HALVES = [(tab, half) for tab in TABS for half in ("float16", "bfloat16") if (tab, half) != ("mxnet", "bfloat16")]
+
+
+def installed_only(values):
+    """Leave out what is for a framework that is left out: a tab, or a tuple with a tab in it."""
+    kept = []
+    for value in values:
+        names = value if isinstance(value, tuple) else (value,)
+        if not {*LEFT_OUT}.intersection(names):
+            kept.append(value)
+    return kept
 
 
 def dtype_of(name):
