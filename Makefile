@@ -32,6 +32,8 @@ export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_CACHE_DIR := 1
 export TMPDIR := $(CURDIR)/build/tmp
+# pip asks rustc for its version, and that of rustup would write into the home folder.
+export RUSTUP_HOME := $(CURDIR)/build/home/rustup
 export XDG_CACHE_HOME := $(CURDIR)/build/home/cache
 export XDG_CONFIG_HOME := $(CURDIR)/build/home/config
 

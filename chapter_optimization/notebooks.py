@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import references
-from d2l_adam import TABS, book
+from d2l_adam import TABS, book, protocol
 
 console = Console(stderr=True)
 FRAMEWORKS = tuple(tab for tab in TABS if tab != "numpy")
@@ -77,7 +77,7 @@ def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
 
 
 @click.command()
-@click.option("--tab", "tabs", multiple=True, type=click.Choice(FRAMEWORKS), help="Repeatable; default: all.")
+@click.option("--tab", "tabs", multiple=True, type=click.Choice(FRAMEWORKS), help="Repeatable; default: all here.")
 @click.option("--source", "sources", multiple=True, type=click.Choice(list(references.SOURCES)), help="Default: both.")
 @click.option("--out", default="build/notebooks", show_default=True, type=click.Path(path_type=Path, file_okay=False))
 def main(tabs, sources, out):
@@ -85,12 +85,15 @@ def main(tabs, sources, out):
 
     Exits with 1 if a cell fails, and names notebook and cell; the outputs up to there are kept.
     """
+    tabs = tabs or [tab for tab in FRAMEWORKS if tab in protocol.installed()]
+    if absent := [tab for tab in tabs if tab not in protocol.installed()]:
+        raise click.ClickException(f"{', '.join(absent)}: not installed; `python -m d2l_adam info` says how to")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # notes on processors and absent GPUs are no output of a cell
     jobs = [
         (out / tab / "chapter_optimization" / f"{source}.ipynb", tab, source)
         for tab in reversed(FRAMEWORKS)  # the slowest first, so that two run side by side to the end
         for source in references.SOURCES
-        if tab in (tabs or FRAMEWORKS) and source in (sources or references.SOURCES)
+        if tab in tabs and source in (sources or references.SOURCES)
     ]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(max_workers=2) as pool:

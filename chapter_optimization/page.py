@@ -155,7 +155,8 @@ def page(text, language, notebooks, folder):
     words = WORDS[language]
     cells = book.read(myst(text, language))
     shown: dict[tuple[int, str], str] = {}
-    for tab in TABS:
+    tabs = [tab for tab in TABS if (notebooks / tab).is_dir()] or list(TABS)  # what was not made at all is left out
+    for tab in tabs:
         file = notebooks / tab / "chapter_optimization" / f"{FILES[language]}.ipynb"
         for place, cell in executed(cells, tab, file):
             source = cells[place].source
@@ -166,9 +167,9 @@ def page(text, language, notebooks, folder):
     parts = []
     for _, group in itertools.groupby(range(len(cells)), lambda place: "tabs" if cells[place].tabs else place):
         places = list(group)
-        panels = {tab: "\n\n".join(shown[at, tab] for at in places if (at, tab) in shown) for tab in TABS}
+        panels = {tab: "\n\n".join(shown[at, tab] for at in places if (at, tab) in shown) for tab in tabs}
         if len(set(panels.values())) == 1:
-            parts.append(panels["mxnet"])
+            parts.append(panels[tabs[0]])
             continue
         parts.append(
             block(

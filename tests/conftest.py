@@ -11,13 +11,39 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import torch._dynamo  # noqa: F401  Triton, of PyTorch's GPU builds, crashes where it is loaded after TensorFlow
+from frameworks import LEFT_OUT
 
 from d2l_adam.testing import tab  # noqa: F401  the fixture, as other test suites get it
+
+OF_ONE = {"mxnet": "test_gluon.py", "pytorch": "test_torch_optim.py", "tensorflow": "test_keras.py"}
+OF_ALL = ["test_chapter.py", "test_d2l.py", "test_readme.py"]
+collect_ignore = [OF_ONE[tab] for tab in LEFT_OUT] + (OF_ALL if LEFT_OUT else [])
 
 # The machines are small and noisy: no deadlines. The same examples each time: a failure can be run again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(*tabs): run this test only where all of these were set up")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is for a framework that was left out of the environment; what is there and broken still fails."""
+    kept, deselected = [], []
+    for item in items:
+        mark = item.get_closest_marker("needs")
+        names = {*mark.args} if mark else set()
+        for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
+            names |= {x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, str)}
+        (deselected if names & {*LEFT_OUT} else kept).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = kept
+
+
+def pytest_report_header():
+    return [f"without {', '.join(LEFT_OUT)}, and what compares it with others"] if LEFT_OUT else []
 
 
 @pytest.fixture(scope="session")

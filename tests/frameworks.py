@@ -16,16 +16,6 @@ RULES = ("adam", "yogi")
 HALVES = [(tab, half) for tab in TABS for half in ("float16", "bfloat16") if (tab, half) != ("mxnet", "bfloat16")]
 
 
-def installed_only(values):
-    """Leave out what is for a framework that is left out: a tab, or a tuple with a tab in it."""
-    kept = []
-    for value in values:
-        names = value if isinstance(value, tuple) else (value,)
-        if not {*LEFT_OUT}.intersection(names):
-            kept.append(value)
-    return kept
-
-
 def dtype_of(name):
     if name == "bfloat16":
         import ml_dtypes

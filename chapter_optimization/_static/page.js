@@ -5,7 +5,7 @@
 
 (() => {
   const root = document.documentElement;
-  const names = ["mxnet", "pytorch", "tensorflow"];
+  let names = ["mxnet", "pytorch", "tensorflow"];
   const key = "d2l-adam-tab";
 
   function stored() {
@@ -95,8 +95,9 @@
 
   root.dataset.tab = names.includes(stored()) ? stored() : "pytorch";
   document.addEventListener("DOMContentLoaded", () => {
+    names = names.filter((name) => document.querySelector(`.tab.${name}`)); // a page may be made with fewer
     document.querySelectorAll(".tabs").forEach(equip);
-    choose(root.dataset.tab);
+    choose(names.includes(root.dataset.tab) ? root.dataset.tab : (names.at(-1) ?? root.dataset.tab));
     for (const link of document.querySelectorAll(".other-language")) {
       for (const kind of ["click", "auxclick"]) {
         link.addEventListener(kind, () => {
