@@ -20,8 +20,8 @@ python := $(if $(filter Windows_NT,$(OS)),.venv/Scripts/python.exe,.venv/bin/pyt
 ready := .venv/ready $(tabs:%=.venv/ready-%)
 ready-tests := .venv/ready-tests
 notebooks := build/notebooks/ready
-install = $(python) -m pip install --constraint constraints.txt $1 \
-	|| { echo 'The set-up failed: pip needs a package index and disk space; then run make again.'; exit 1; }
+install := $(python) -m pip install --constraint constraints.txt
+failed := { echo 'The set-up failed: pip needs a package index and disk space; then run make again.'; exit 1; }
 
 export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export KERAS_HOME := $(CURDIR)/build/home/keras
@@ -110,21 +110,21 @@ $(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md 
 	echo 'gigabytes (README.md says how many, and how to need fewer).'; \
 	$$found -m venv .venv
 	$(if $(TABS)$(filter mxnet,$(tabs)),,@echo 'MXNet 1.9.1 has no wheel for $(platform): it is left out.')
-	@$(call install,--editable '.[d2l,fused,chapter,tests]')
-	@$(call install,--no-deps d2l)
+	@$(install) --editable '.[d2l,fused,chapter,tests]' || $(failed)
+	@$(install) --no-deps d2l || $(failed)
 	@touch $@
 
 .venv/ready-pytorch: .venv/ready
-	@$(call install,torch)
+	@$(install) torch || $(failed)
 	@touch $@
 
 .venv/ready-tensorflow: .venv/ready
-	@$(call install,tensorflow keras)
+	@$(install) tensorflow keras || $(failed)
 	@touch $@
 
 # Its metadata ask for a NumPy of 2023. It needs none of that; on Python 3.12 and later, distutils (of setuptools).
 .venv/ready-mxnet: .venv/ready
-	@$(call install,--no-deps mxnet graphviz setuptools)
+	@$(install) --no-deps mxnet graphviz setuptools || $(failed)
 	@touch $@
 
 # What the tests compare with: d2lbook, in an environment of its own, and other libraries' optimizers.
