@@ -14,6 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import sync_playwright
 
+pytestmark = pytest.mark.needs("mxnet", "pytorch", "tensorflow")
 CHAPTER = Path(__file__).parents[1] / "chapter_optimization"
 SOURCES = {"ja": "adam", "en": "adam_origin"}
 OTHER = {"ja": "en", "en": "ja"}
@@ -141,6 +142,27 @@ def test_a_tab_switches_every_group(visit, language):
             other == name for other in NAMES
         ]
         assert page.locator(f".tab.{name} .output img").first.is_visible()
+
+
+@pytest.mark.needs()
+@pytest.mark.parametrize("tabs", [("pytorch",), ("mxnet", "tensorflow")], ids=" and ".join)
+def test_a_page_has_the_tabs_whose_notebooks_there_are(notebooks, browser, tmp_path, tabs):
+    for tab in tabs:
+        shutil.copytree(notebooks / tab, tmp_path / "notebooks" / tab)
+    done = build("--notebooks", tmp_path / "notebooks", "--out", tmp_path / "html")
+    assert done.returncode == 0, done.stderr
+    generator = visits(browser, tmp_path / "html")
+    page = next(generator)("en/adam.html")
+    assert [page.get_by_text(f"{tab}: loss ").count() for tab in NAMES] == [tab in tabs for tab in NAMES]
+    assert page.get_by_text(f"{tabs[-1]}: loss ").is_visible()
+    if len(tabs) > 1:
+        bar = page.locator(".tab-bar").first
+        assert bar.get_by_role("tab").count() == len(tabs)
+        bar.get_by_role("tab", name="MXNet").click()
+        assert {*map(tuple, panels(page))} == {("mxnet",)}
+        page.keyboard.press("ArrowRight")
+        assert {*map(tuple, panels(page))} == {("tensorflow",)}
+    next(generator, None)
 
 
 def test_the_choice_stays(visit):
