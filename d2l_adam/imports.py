@@ -34,17 +34,17 @@ def framework(name: str, pip: str, apt: str = "see its own notes on installation
 
 
 def triton() -> None:
-    """Settle who loads Triton, PyTorch's compiler of GPU code: called before PyTorch and TensorFlow are used together.
+    """Settle who loads Triton, PyTorch's compiler of GPU code: called after PyTorch, and before TensorFlow, is imported.
 
-    Loaded after TensorFlow, it ends the process by a segmentation fault; the other order works. So it is loaded before,
-    if PyTorch is there to use it. After TensorFlow it counts as not installed: PyTorch goes on without it.
+    Loaded after TensorFlow, it ends the process by a segmentation fault; the other order works. So it is loaded now
+    if PyTorch is there to use it, and TensorFlow is not. Else it counts as not installed: PyTorch goes on without it.
     """
-    if "tensorflow" in sys.modules:
-        if find_spec("triton"):
-            sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  what `import` takes for missing
-    elif "torch" in sys.modules:
-        with contextlib.suppress(Exception):  # PyTorch's own business, in an order that is no concern of ours
+    loaded = sys.modules.get("tensorflow")
+    if "torch" in sys.modules and not loaded:
+        with contextlib.suppress(Exception):  # PyTorch too goes on without it, if it cannot be imported
             importlib.import_module("triton")
+    elif (loaded or find_spec("tensorflow")) and find_spec("triton"):
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  which `import` takes for missing
 
 
 _VALUES = {"bool": bool, "NaN": math.nan, "NAN": math.nan, "Inf": math.inf, "PINF": math.inf, "NINF": -math.inf}

@@ -24,7 +24,6 @@ with imports.framework("tensorflow", pip="tensorflow"):
         read_variable_op,
     )
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable
-imports.triton()
 with imports.framework("keras", pip="keras"):
     import keras
 
