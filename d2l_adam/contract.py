@@ -26,11 +26,19 @@ _RANGES = {
     "t": (lambda t: t >= 1 and t.is_integer(), "the time step is a whole number from 1 on"),
     "lr": (lambda lr: 0 <= lr < 2.0**127, "the learning rate is 0 or more, and within float32"),
     "beta": (lambda beta: 0 <= beta < 1, "a decay rate lies in [0, 1)"),
-    # Less would be 0 in float32, and a zero gradient give 0/0.
-    "eps": (lambda eps: 2.0**-126 <= eps < 2.0**127, "it is more than 0, and within float32 (from 2**-126)"),
+    "eps": (
+        lambda eps: 2.0**-126 <= eps < 2.0**127,
+        "it is more than 0, as a zero gradient would give 0/0, and within float32 (from 2**-126)",
+    ),
     "weight_decay": (lambda decay: 0 <= decay < 2.0**127, "a weight decay is 0 or more, and within float32"),
 }
 _ANY = math.isfinite, ""  # a constant of the user's own
+
+# A schedule that ends at 0 may end below it, by its rounding: by 1e-18 in torch's LinearLR, by 1e-10 where the rate
+# is kept in float32. Where 0 is the least that a constant may be, that is 0. The bound is a number, not a part of the
+# first rate, which a step does not know; no rate so small is meant: a parameter moves by about the rate in a step, and
+# in float32 one of 0.02 does not move by 1e-9.
+_ROUNDING = 1e-9
 
 
 def constants(tab, rule):
@@ -91,6 +99,8 @@ def number(tab, name, value, holds=None, cure=None):
     if holds is None:
         holds, cure = _range(name)
     if not holds(x):
+        if -_ROUNDING < x < 0 and holds(0.0):
+            return 0.0
         raise ValueError(f"{tab.NAME}: hyperparameter {name!r} is {value}; {cure}")
     return x
 

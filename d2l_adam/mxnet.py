@@ -171,6 +171,8 @@ epsilon : float, default {epsilon}
     Added to the root of the second average *after* the correction of its bias, as in the papers. MXNet's
     own Adam adds its `epsilon` (1e-8) before: that is the "epsilon hat" of Kingma and Ba, and stands
     for `epsilon * sqrt(1 - beta2**t)` at step t. The default is the chapter's.
+lazy_update : bool, default False
+    Only False: with True, which is MXNet's own default, the rows without a gradient would be left as they are.
 **options
     What every optimizer of MXNet takes: `rescale_grad`, `clip_gradient`, `wd`, `lr_scheduler`,
     `multi_precision`, `begin_num_update`, `param_idx2name`, `param_dict`, `sym`.
@@ -205,7 +207,9 @@ class Adam(mxnet.optimizer.Optimizer):
     default_learning_rate = 1e-3
     num_update: int  # of the base class
 
-    def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-6, **options):
+    def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-6, lazy_update=False, **options):
+        if lazy_update:
+            raise ValueError("mxnet: lazy_update=True is refused, as this steps all rows; leave it out, or False")
         if learning_rate is None and options.get("lr_scheduler") is None:
             learning_rate = self.default_learning_rate
         lr = 0.0 if learning_rate is None else learning_rate

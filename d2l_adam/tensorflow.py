@@ -7,6 +7,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy
@@ -321,6 +322,7 @@ Args:
         as in the papers. `keras.optimizers.Adam` adds its `epsilon` (1e-7) before: that is the
         "epsilon hat" of Kingma and Ba, and stands for `epsilon * sqrt(1 - beta_2**t)` at step t. The
         default is the chapter's. Defaults to `{epsilon}`.
+    amsgrad: Only False, as True is another rule. Defaults to False.
     **options: What every Keras optimizer takes: `weight_decay`, `clipnorm`, `clipvalue`,
         `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
         `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
@@ -349,16 +351,19 @@ class Adam(keras.optimizers.Optimizer):
     array([0.9, 1.9], dtype=float32)
     """
 
-    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-6, **options):
+    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-6, amsgrad=False, **options):
         if keras.config.backend() != "tensorflow":
             raise ValueError(
                 f"tensorflow: Keras runs on {keras.config.backend()} here; set the environment variable "
                 "KERAS_BACKEND=tensorflow before it is imported"
             )
+        if amsgrad:
+            raise ValueError("tensorflow: amsgrad=True is another rule than this; leave it out, or False")
         numbers = {"t": 1, "lr": 0.0, "beta1": beta_1, "beta2": beta_2, "eps": epsilon}
         contract.numbers(_THIS, self.constants, numbers)
         contract.number(_THIS, "weight_decay", options.get("weight_decay") or 0)
-        super().__init__(_checked(learning_rate), **options)
+        learning_rate = _checked(learning_rate)
+        super().__init__(learning_rate, **options)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self._given_rate = learning_rate
 
@@ -369,7 +374,8 @@ class Adam(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate):
-        keras.optimizers.Optimizer.learning_rate.fset(self, _checked(learning_rate))
+        learning_rate = _checked(learning_rate)
+        keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
         self._given_rate = learning_rate
 
     def _rate(self, learning_rate):
@@ -519,8 +525,8 @@ def carried(params, optimizer):
 
 def _checked(learning_rate):
     """A learning rate, in range if it is a number."""
-    if isinstance(learning_rate, (int, float)):
-        contract.number(_THIS, "lr", learning_rate)
+    if isinstance(learning_rate, Real) and contract.number(_THIS, "lr", learning_rate) == 0:
+        return 0.0  # also where it is negative by rounding
     return learning_rate
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from types import FunctionType
+from typing import Any
 
 from d2l_adam import binding, checkpoint, contract, fused, imports, spec
 
@@ -42,7 +43,7 @@ def write(arrays, values):
 
 def fill(arrays, values):
     with torch.no_grad():
-        write(arrays, [torch.tensor(value) for value in values])
+        write(arrays, [torch.tensor(value, device="cpu") for value in values])
 
 
 def asnumpy(x):
@@ -148,11 +149,11 @@ def _recorder():
     def recorded(tensors):
         return torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 
-    x = torch.zeros(2, 2)
+    x = torch.zeros(2, 2, device="cpu")  # whatever `torch.set_default_device` says
     others = x.double(), x[0], x[:1], x.t(), torch.nn.Parameter(x), x.to("meta"), torch._neg_view(x)
     try:
         look_alike = recorded([x])
-        if look_alike(torch.ones(2, 2)) and not any(map(look_alike, others)) and not recorded([x, x.clone()])(x, x):
+        if look_alike(torch.ones_like(x)) and not any(map(look_alike, others)) and not recorded([x, x.clone()])(x, x):
             return recorded
     except Exception:  # it is missing, or another
         pass
@@ -222,7 +223,8 @@ def regression(w, b):
     w, b = params = [parameter(x) for x in (w, b)]
 
     def loss(X, y):
-        return ((torch.from_numpy(X) @ w + b - torch.from_numpy(y)) ** 2 / 2).mean()
+        X, y = (torch.from_numpy(x).to(w.device) for x in (X, y))
+        return ((X @ w + b - y) ** 2 / 2).mean()
 
     def gradients(X, y):
         loss(X, y).backward()
@@ -244,9 +246,14 @@ Args:
         the correction of the bias, as `torch.optim.Adam` does; the default is the chapter's,
         there it is 1e-8 (default: {eps})
     weight_decay (float, optional): weight decay (default: 0)
+    amsgrad (bool, optional): only False, as True is another rule (default: False)
+    foreach (bool, optional): taken as `torch.optim.Adam` takes it, and changes nothing (default: None)
     maximize (bool, optional): maximize the objective instead (default: False)
     decoupled_weight_decay (bool, optional): take the weight decay off the parameter, as
         `torch.optim.AdamW` does, rather than add it to the gradient (default: False)
+    capturable (bool, optional): only False, as the step counts on the processor, and a CUDA graph would repeat
+        it at the time of its capture (default: False)
+    differentiable (bool, optional): only False, as autograd does not see the step (default: False)
     fused (bool, optional): whether the step of each contiguous parameter is one pass over memory,
         compiled by Numba for float32 and float64 on the processor, else by `torch.compile`. None: what
         `d2l_adam.set_fused` says, and of itself by Numba if it is there, and by `torch.compile` on
@@ -255,6 +262,12 @@ Args:
 The state of each parameter that has had a gradient has `step`, `exp_avg` and `exp_avg_sq`. Sparse
 gradients are made dense, the values of duplicate indices summed: each step moves all coordinates,
 as those whose gradient is zero have averages too.
+
+The parameters may be DTensors, each in shards or whole in every process: a gradient that is placed otherwise,
+such as a sum still to be made, is brought to the placements of its parameter first.
+
+A parameter that is given twice is refused when the optimizer is made, or the group added: it would make
+two steps in one. (`torch.optim` warns of it, and makes both.)
 """
 
 
@@ -282,45 +295,92 @@ class Adam(torch.optim.Optimizer):
         betas=(0.9, 0.999),
         eps=1e-6,
         weight_decay=0.0,
+        amsgrad=False,
         *,
+        foreach=None,
         maximize=False,
-        decoupled_weight_decay=False,
+        capturable=False,
+        differentiable=False,
         fused=None,
+        decoupled_weight_decay=False,
     ):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        options = {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay, "fused": fused}
-        super().__init__(params, defaults | options)
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
 
     def __setstate__(self, state):
         super().__setstate__(state)
         for group in self.param_groups:  # they may have been saved by torch.optim, or by an older version of it
-            for name in ("maximize", "decoupled_weight_decay", "fused"):
-                group.setdefault(name, self.defaults[name])
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
 
     def add_param_group(self, param_group):
         """Add a group of parameters: a dict of `params`, and of the options that are its own."""
         if isinstance(param_group, dict):
             self._constants(self.defaults | param_group, t=1)
+            if not isinstance(param_group["params"], (torch.Tensor, set)):  # the base class refuses a set
+                param_group["params"] = list(param_group["params"])
+                _check_params(param_group["params"])
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict):
-        """Load the `state_dict` of this class, or of `torch.optim.Adam` and `AdamW` without amsgrad."""
-        groups, states = state_dict["param_groups"], state_dict["state"].values()
+        """Load the `state_dict` of this class, or of `torch.optim.Adam` and `AdamW` without amsgrad.
+
+        What is checked and loaded is what the hooks of `register_load_state_dict_pre_hook` make of it. Raises
+        ValueError or TypeError with cause and cure; then nothing has changed.
+        """
+        loaded: dict[str, Any] = {}
+
+        def check(optimizer, state_dict):
+            loaded.update(state_dict)
+            self._check_state(state_dict["param_groups"], state_dict["state"])
+
+        def restore(optimizer):
+            # The base class has rounded the averages to the dtype of the parameter, and may have moved the counters.
+            keys = [key for group in loaded["param_groups"] for key in group["params"]]
+            params = [p for group in self.param_groups for p in group["params"]]
+            for key, p in zip(keys, params, strict=True):
+                if state := loaded["state"].get(key):
+                    self.state[p]["step"] = _clock(state["step"])
+                    for name in ("exp_avg", "exp_avg_sq"):
+                        if p.dtype in _STATE:
+                            self.state[p][name] = state[name].to(p.device, _STATE[p.dtype], copy=True)
+
+        # As hooks of its own: after those before loading that others have registered, and before those after it.
+        hooks = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _check_state(self, groups, states):
+        """Refuse what is no state of an Adam, or has options that cannot be honoured."""
         missing = {key for group in groups for key in ("lr", "betas", "eps") if key not in group}
-        missing |= {key for state in states for key in ("step", "exp_avg", "exp_avg_sq") if key not in state}
+        for state in [states.get(key) for group in groups for key in group["params"]]:
+            if state:  # else the parameter had no gradient yet
+                missing |= {"step"} - state.keys()
+                missing |= {key for key in ("exp_avg", "exp_avg_sq") if not isinstance(state.get(key), torch.Tensor)}
         if missing:
             raise ValueError(
                 f"pytorch: this is no state of an Adam, it lacks {', '.join(sorted(missing))}; load another"
             )
         for group in groups:
             self._constants(self.defaults | group, t=1)
-        super().load_state_dict(state_dict)
-        keys = (key for group in state_dict["param_groups"] for key in group["params"])
-        for key, p in zip(keys, (p for group in self.param_groups for p in group["params"]), strict=True):
-            if p.dtype in _STATE and key in state_dict["state"]:  # the base class has rounded it to the dtype of p
-                for name in ("exp_avg", "exp_avg_sq"):
-                    x = state_dict["state"][key][name]
-                    self.state[p][name] = x.to(p.device, _STATE[p.dtype], copy=True)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -329,6 +389,11 @@ class Adam(torch.optim.Optimizer):
         `closure`, if given, computes the gradients anew; the loss that it returns is returned.
         Raises ValueError or TypeError with cause and cure; then nothing has changed.
         """
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "pytorch: this step cannot be captured in a CUDA graph, which would repeat it at the time and rate of "
+                "its capture; capture the rest, and step after it"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -357,7 +422,7 @@ class Adam(torch.optim.Optimizer):
             if p.grad is not None:
                 state = self.state.get(p) or _zero_state(p)
                 if not isinstance(state["step"], torch.Tensor):
-                    state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32)
+                    state["step"] = _clock(state["step"])
                 ages.setdefault(int(state["step"]), []).append((place, p, state))
         for age, members in ages.items():
 
@@ -367,7 +432,8 @@ class Adam(torch.optim.Optimizer):
                 return f"{place} of group {number}" if len(self.param_groups) > 1 else str(place)
 
             numbers, options = self._constants(group, age + 1)
-            params, grads, vs, ss = zip(*(_row(p, state) for _, p, state in members), strict=True)
+            rows = (_row(p, state, name, i) for i, (_, p, state) in enumerate(members))
+            params, grads, vs, ss = zip(*rows, strict=True)
             states = list(zip(vs, ss, strict=True))
             taken, rest = self.loop.take(params, grads, states, None if choice else choice, tuple(options), name)
             rest = [(row, _compilable(choice, row)) for row in rest]
@@ -376,8 +442,9 @@ class Adam(torch.optim.Optimizer):
 
     def _constants(self, group, t):
         """What the rule is given beside the arrays, and the options of `spec.conditioned`."""
-        if group.get("amsgrad"):
-            raise ValueError("pytorch: amsgrad=True is another rule than this; leave it out")
+        for option, reason in _REFUSED.items():
+            if group.get(option):
+                raise ValueError(f"pytorch: {option}=True {reason}; leave it out, or False")
         numbers = contract.numbers(_THIS, self.constants, {"lr": _number(group["lr"]), "t": t, **_averaging(group)})
         weight_decay = contract.number(_THIS, "weight_decay", group["weight_decay"])
         options = {"scale": -1.0} if group["maximize"] else {}
@@ -404,6 +471,28 @@ class Yogi(Adam):
 
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0, **options):
         super().__init__(params, lr, betas, eps, weight_decay, **options)
+
+
+#: What `torch.optim.Adam` can be asked for, and this cannot do.
+_REFUSED = {
+    "amsgrad": "is another rule than this",
+    "capturable": "is refused, as a CUDA graph would repeat this step at the time and rate of its capture",
+    "differentiable": "is refused, as autograd does not see this step",
+}
+
+
+def _check_params(params):
+    """Refuse a parameter that is given twice, or in parts whose sum it is."""
+    first: dict[torch.Tensor, Any] = {}
+    for i, p in enumerate(params):
+        name, p = p if isinstance(p, tuple) else (i, p)
+        if not isinstance(p, torch.Tensor):
+            continue  # the base class refuses it
+        if p in first:
+            raise ValueError(f"pytorch: parameter {name} is the same tensor as parameter {first[p]}; give it once")
+        first[p] = name
+        if any(placement.is_partial() for placement in getattr(p, "placements", ())):
+            raise ValueError(f"pytorch: parameter {name} is {p.placements}; redistribute it to Shard or Replicate")
 
 
 def _averaging(group):
@@ -436,7 +525,7 @@ def carried(params, optimizer):
 
     def set_steps(steps):
         for p, state, step in zip(params, states, steps, strict=True):
-            state["step"] = torch.tensor(float(step), dtype=torch.float32)
+            state["step"] = _clock(step)
             optimizer.state[p] = state
 
     return checkpoint.Carried(
@@ -464,7 +553,7 @@ def _step_compiled(kernel, row, *constants):
     p, g, v, s, half = row
     # The constants are tensors: of Python numbers, the compiler freezes some at their first value.
     numbers, options = (
-        {name: torch.tensor(x, dtype=torch.float64) for name, x in these.items()} for these in constants
+        {name: torch.tensor(x, dtype=torch.float64, device="cpu") for name, x in these.items()} for these in constants
     )
     compiled = _compiled(kernel, p.dtype, half, *options)
     compiled(p.view(-1), g.view(-1), v.view(-1), s.view(-1), numbers, options)
@@ -507,17 +596,40 @@ _STATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.com
 
 def _zero_state(p):
     zeros = {name: torch.zeros_like(p, dtype=_STATE.get(p.dtype)) for name in ("exp_avg", "exp_avg_sq")}
-    return {"step": torch.tensor(0.0, dtype=torch.float32)} | zeros
+    return {"step": _clock(0)} | zeros
 
 
-def _row(p, state):
-    """Parameter, gradient and averages as real numbers of this process."""
+def _clock(step):
+    """The number of steps as torch.optim has it: a tensor, on the processor, where reading it waits for no GPU."""
+    return torch.tensor(float(step), dtype=torch.float32, device="cpu")
+
+
+def _row(p, state, name, i):
+    """Parameter, gradient and averages as real numbers of this process; `name(i)` is what an error calls it."""
     p, grad, v, s = row = p, p.grad, state["exp_avg"], state["exp_avg_sq"]
-    if type(p) in _PLAIN and not p.is_complex():
+    plain = type(p) in _PLAIN and type(grad) in _PLAIN and type(v) in _PLAIN and type(s) in _PLAIN
+    if plain and not p.is_complex():
         return row
     grad = _dense(p, grad)
     grad = grad.resolve_conj() if isinstance(grad, torch.Tensor) else grad
+    if isinstance(grad, torch.Tensor):  # another is refused as it is
+        grad = _beside(p, grad, v, s, name, i)
     return tuple(map(_plain, (p, grad, v, s)))
+
+
+def _beside(p, grad, v, s, name, i):
+    """The gradient, brought to the placements of the parameter; the averages have to be there."""
+    for words, x in (("gradient", grad), ("state v", v), ("state s", s)):
+        words = f"pytorch: {words} of parameter {name(i)} is"
+        if hasattr(x, "to_local") != hasattr(p, "to_local"):
+            kinds = f"{type(x).__name__}, the parameter {type(p).__name__}"
+            raise TypeError(f"{words} {kinds}; make both a DTensor, or neither")
+        if hasattr(p, "to_local") and x.device_mesh != p.device_mesh:
+            raise ValueError(f"{words} on {x.device_mesh}, the parameter on {p.device_mesh}; bring them together")
+        if hasattr(p, "to_local") and x is not grad and x.placements != p.placements:
+            raise ValueError(f"{words} {x.placements}, the parameter {p.placements}; redistribute the former")
+    # It may be a sum that is still to be made, or whole where the parameter is in shards.
+    return grad.redistribute(placements=p.placements) if hasattr(p, "to_local") else grad
 
 
 def _plain(x):

@@ -216,6 +216,22 @@ def test_the_same_problem_unspoilt_steps(tab):
         assert all((a != b).all() for a, b in zip(old, new, strict=True))
 
 
+@pytest.mark.parametrize("tab", TABS)
+def test_a_constant_that_is_below_zero_by_rounding_is_zero(tab):
+    """As schedules end; the right values are those of 0."""
+    ours, right = sound(tab), sound(tab)
+    ours.hyperparams |= {"lr": -1e-18, "beta1": -1e-18}
+    right.hyperparams |= {"lr": 0.0, "beta1": 0.0}
+    for problem in (ours, right):
+        problem.step("adam")
+    for one, other in zip(ours.values(), right.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name, value in (("lr", -1e-9), ("beta1", -1e-9), ("eps", -1e-18), ("t", -1e-18)):
+        problem = sound(tab)
+        problem.hyperparams[name] = value
+        refused(problem, ValueError, f"hyperparameter '{name}' is {value}")
+
+
 @pytest.mark.parametrize("tab", ["tensorflow", "numpy"])
 @pytest.mark.parametrize(
     ("grad", "error", "words"),

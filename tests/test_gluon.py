@@ -88,6 +88,23 @@ def test_schedulers_and_set_learning_rate():
     )
 
 
+def test_a_schedule_that_ends_a_rounding_below_zero_trains_on():
+    p, lrs = parameter(), [0.2] * 6 + [0.0] * 6
+    trainer = gluon.Trainer([p], "yogi", {"lr_scheduler": lambda t: 0.2 if t <= 6 else -1e-18})
+    np.testing.assert_allclose(steps(trainer, p), expected("yogi", lrs), rtol=0, atol=1e-14)
+    optimizer = Yogi(learning_rate=-1e-18)
+    optimizer.set_learning_rate(-1e-18)
+    assert optimizer.learning_rate == 0
+
+
+def test_lazy_updates_are_refused_and_may_be_left_out():
+    Adam(lazy_update=False)
+    Yogi(lazy_update=False)
+    for cls in (Adam, Yogi):
+        with pytest.raises(ValueError, match="mxnet: lazy_update=True is refused, as this steps all rows"):
+            cls(lazy_update=True)
+
+
 def test_without_a_learning_rate_it_is_that_of_the_papers_implementations():
     assert (Adam().learning_rate, Yogi().learning_rate) == (1e-3, 1e-2)
     scheduler = mxnet.lr_scheduler.FactorScheduler(step=3, base_lr=0.2)

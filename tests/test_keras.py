@@ -117,6 +117,18 @@ def test_a_rate_out_of_range_is_refused():
     np.testing.assert_array_equal(steps(optimizer, GRADS), steps(Adam(0.1), GRADS))
 
 
+@pytest.mark.parametrize("number", [float, np.float32])
+def test_a_rate_that_ends_a_rounding_below_zero_is_zero(number):
+    net = model(Adam(0.5))
+    fit(net)
+    net.optimizer.learning_rate = number(-1e-18)
+    assert float(net.optimizer.learning_rate) == net.optimizer.get_config()["learning_rate"] == 0
+    losses = fit(net, epochs=2)
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match=r"tensorflow: hyperparameter 'lr' is -0\.001"):
+        net.optimizer.learning_rate = number(-1e-3)
+
+
 def test_callbacks_change_the_rate():
     net = model(Yogi(0.5))
     fit(
@@ -387,6 +399,14 @@ def test_variables_that_are_no_floats_are_refused():
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match=r"weight_decay|should be float|not recognized"):
         Adam(**options)
+
+
+def test_amsgrad_is_refused_and_may_be_false():
+    assert "amsgrad" not in Adam.from_config(keras.optimizers.Adam(amsgrad=False).get_config()).get_config()
+    Yogi(amsgrad=False)
+    for cls in (Adam, Yogi):
+        with pytest.raises(ValueError, match="tensorflow: amsgrad=True is another rule than this; leave it out"):
+            cls(amsgrad=True)
 
 
 def test_another_backend_of_keras_is_named():

@@ -4,6 +4,8 @@ import copy
 import io
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 
@@ -247,6 +249,174 @@ def test_options_that_a_state_lacks_are_those_of_the_optimizer():
     assert optimizer.param_groups[0]["decoupled_weight_decay"]
 
 
+def renamed(state_dict):
+    names = {"m": "exp_avg", "v": "exp_avg_sq", "step": "step"}
+    state = {key: {names[name]: x for name, x in row.items()} for key, row in state_dict["state"].items()}
+    return state_dict | {"state": state}
+
+
+def with_keys(choose):
+    def hook(state_dict):
+        group = state_dict["param_groups"][0]
+        return state_dict | {"param_groups": [group | {"params": choose(group["params"])}]}
+
+    return hook
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("order", "hook"),
+    [
+        ([0, 1, 2], renamed),
+        ([2, 1, 0], with_keys(lambda keys: keys[::-1])),
+        ([3, 0, 1, 2], with_keys(lambda keys: keys[1:])),
+    ],
+    ids=["renamed", "reordered", "fewer"],
+)
+def test_what_is_loaded_is_what_the_hooks_make_of_a_state(order, hook, dtype):
+    """`order` is that of the parameters in the optimizer that is saved."""
+    params, seen = parameters(dtype), {}
+    more = torch.nn.Parameter(torch.ones(2, dtype=dtype))
+    first, other = Adam([[*params, more][i] for i in order], **TWIN), Adam(params, lr=1.0)
+    run(first, 5)
+    state = copy.deepcopy(first.state_dict())
+    if hook is renamed:
+        for row in state["state"].values():
+            row["m"], row["v"] = row.pop("exp_avg"), row.pop("exp_avg_sq")
+    other.register_load_state_dict_pre_hook(lambda optimizer, state_dict: hook(state_dict))
+    other.register_load_state_dict_post_hook(lambda optimizer: seen.update(copy.copy(optimizer.state)))
+    other.load_state_dict(state)
+    for loaded in (other.state, seen):  # the hooks after it see what stays
+        for p in params:
+            assert set(loaded[p]) == set(first.state[p])
+            assert all(torch.equal(loaded[p][name], x) for name, x in first.state[p].items())
+    assert other.param_groups[0]["lr"] == TWIN["lr"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda state_dict: state_dict["state"][1].pop("exp_avg_sq"), "it lacks exp_avg_sq; load another"),
+        (lambda state_dict: state_dict["state"][1].update(exp_avg=[1.0, 2.0]), "it lacks exp_avg; load another"),
+        (lambda state_dict: state_dict["param_groups"][0].update(lr=-1.0), "'lr' is -1"),
+        (lambda state_dict: state_dict["param_groups"][0].update(params=[0, 1]), "doesn't match the size"),
+    ],
+)
+def test_a_state_that_a_hook_has_spoilt_is_refused(spoil, words, dtype):
+    optimizer = Adam(parameters(dtype), **TWIN)
+    run(optimizer, 2)
+    before, state = (copy.deepcopy(optimizer.state_dict()) for _ in "ab")
+
+    def hook(optimizer, state_dict):
+        spoil(state_dict)
+
+    handle = optimizer.register_load_state_dict_pre_hook(hook)
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(state)
+    assert str(optimizer.state_dict()) == str(before)
+    handle.remove()
+    optimizer.load_state_dict(copy.deepcopy(before))  # nothing is left of the refused call
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_a_parameter_without_a_state_and_a_state_without_a_parameter_are_loaded_as_torch_does():
+    for cls in (Adam, torch.optim.Adam):
+        optimizer = cls(parameters(torch.bfloat16), **TWIN)
+        state = optimizer.state_dict() | {"state": {0: {}, "mine": {"x": 1}}}
+        optimizer.load_state_dict(state)
+        assert optimizer.state["mine"] == {"x": 1}
+        run(optimizer, 1)
+
+
+def test_a_schedule_that_ends_a_rounding_below_zero_trains_on():
+    """The end of a LinearLR is at -1e-18."""
+
+    def make(cls):
+        params = parameters()
+        optimizer = cls(params, **TWIN)
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 0.0, total_iters=7)
+        for i in range(10):
+            set_grads(params, i)
+            optimizer.step()
+            scheduler.step()
+        return optimizer, params
+
+    (optimizer, ours), (_, theirs) = make(Adam), make(torch.optim.Adam)
+    assert -1e-17 < optimizer.param_groups[0]["lr"] < 0
+    assert_equal(ours, theirs, 1e-15)
+    before = [p.detach().clone() for p in ours]
+    other = Adam(ours, **TWIN, weight_decay=-1e-18)
+    other.load_state_dict(through_file(optimizer.state_dict()))
+    run(other, 3)
+    assert_equal(ours, before)
+    for p in ours:
+        assert other.state[p]["step"] == 13
+    for lr in (-1e-9, -1e-3):
+        optimizer.param_groups[0]["lr"] = lr
+        with pytest.raises(ValueError, match=f"'lr' is {lr}; the learning rate is 0 or more"):
+            run(optimizer, 1)
+        with pytest.raises(ValueError, match=f"'lr' is {lr}; the learning rate is 0 or more"):
+            other.load_state_dict(optimizer.state_dict())
+
+
+@pytest.fixture
+def default_device():
+    yield torch.set_default_device
+    torch.set_default_device(None)
+
+
+def test_the_clock_is_on_the_processor_whatever_the_default_device(default_device, tmp_path):
+    right, params = run(Adam(parameters(), **TWIN), 8), parameters()
+    optimizer, third = Adam(params, **TWIN), Adam([torch.nn.Parameter(p.detach().clone()) for p in params], **TWIN)
+    grads = [[p.grad for p in params] for seed in range(8) if set_grads(params, seed) is None]
+    default_device("meta")
+
+    def go_on(optimizer, grads):
+        for row in grads:
+            for p, g in zip(optimizer.param_groups[0]["params"], row, strict=True):
+                p.grad = g
+            optimizer.step()
+        for state in optimizer.state.values():
+            assert state["step"].is_cpu
+
+    go_on(optimizer, grads[:5])
+    tab.save(tmp_path / "file", params, optimizer)
+    tab.load(tmp_path / "file", third.param_groups[0]["params"], third)
+    go_on(third, grads[5:])
+    other = Adam(params, **TWIN)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["step"] = 5  # as old versions of torch had it
+    other.load_state_dict(state)
+    go_on(other, grads[5:])
+    assert_equal(params, right)
+    assert_equal(third.param_groups[0]["params"], right)
+
+
+def test_the_counters_of_a_fused_optimizer_are_loaded_onto_the_processor():
+    p = torch.nn.Parameter(torch.ones(2, device="meta"))
+    optimizer = Adam([p], fused=True)
+    averages = {name: torch.ones(2) for name in ("exp_avg", "exp_avg_sq")}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": {0: {"step": torch.tensor(3.0)} | averages}})
+    assert optimizer.state[p]["step"].is_cpu
+
+
+def test_importing_under_a_default_device_loses_nothing():
+    program = """
+import torch
+torch.set_default_device("meta")
+from d2l_adam import torch as tab
+p = torch.nn.Parameter(torch.ones(2, device="cpu"))
+p.grad = torch.ones(2, device="cpu")
+assert tab._recorded([p])(p)  # what speeds up the fused step is there
+tab.Adam([p], lr=0.5, fused=True).step()
+print(p[0].item())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(1 - 0.5 / (1 + 1e-6), rel=1e-6)
+
+
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
 def test_the_clock_does_not_depend_on_the_default_dtype(default):
     p = torch.nn.Parameter(torch.ones(2))
@@ -338,9 +508,70 @@ def test_options_that_make_no_sense_are_refused(options, error, words):
         Adam(parameters(), **options)
 
 
-def test_amsgrad_in_a_group_is_refused():
-    with pytest.raises(ValueError, match="pytorch: amsgrad=True is another rule"):
-        Adam([{"params": parameters(), "amsgrad": True}])
+@pytest.mark.parametrize("foreach", [None, False, True])
+def test_options_that_change_nothing_are_taken_as_torch_s_adam_takes_them(foreach):
+    options = {"foreach": foreach, "capturable": False, "differentiable": False}
+    ours, theirs = (
+        cls(parameters(), TWIN["lr"], (0.9, 0.999), TWIN["eps"], 0.1, False, **options)
+        for cls in (Adam, torch.optim.Adam)
+    )
+    assert ours.defaults == theirs.defaults
+    assert_equal(run(ours, 5), run(theirs, 5), 1e-15)
+    assert_equal(run(Yogi(parameters(), amsgrad=False, **options), 2), run(Yogi(parameters()), 2))
+    group = {"params": parameters(), "amsgrad": False, **options}
+    assert_equal(run(Adam([group], **TWIN), 5), run(torch.optim.Adam(parameters(), **TWIN), 5), 1e-15)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"amsgrad": True}, "amsgrad=True is another rule than this; leave it out"),
+        ({"capturable": True}, "capturable=True is refused, as a CUDA graph would repeat"),
+        ({"differentiable": True}, "differentiable=True is refused, as autograd does not see this step"),
+        ({"eps": 0}, "'eps' is 0; it is more than 0, as a zero gradient would give 0/0"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused_with_the_reason(option, words):
+    optimizer = Adam(parameters())
+    before = str(optimizer.state_dict())
+    for refused in (
+        lambda: Adam(parameters(), **option),
+        lambda: Yogi(parameters(), **option),
+        lambda: Adam([{"params": parameters(), **option}]),
+        lambda: optimizer.add_param_group({"params": parameters(), **option}),
+        lambda: optimizer.load_state_dict(torch.optim.Adam(parameters(), **option).state_dict()),
+    ):
+        with pytest.raises(ValueError, match=f"pytorch: .*{words}"):
+            refused()
+        assert str(optimizer.state_dict()) == before
+
+
+def test_a_step_is_not_captured(monkeypatch):
+    optimizer = Adam(parameters())
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="pytorch: this step cannot be captured in a CUDA graph"):
+        run(optimizer, 1)
+    assert not optimizer.state
+
+
+@pytest.mark.filterwarnings("error")  # torch.optim's own, of the same
+def test_a_parameter_given_twice_is_refused_when_the_optimizer_is_made():
+    a, b, c = parameters()
+    words = "pytorch: parameter {} is the same tensor as parameter {}; give it once"
+    with pytest.raises(ValueError, match=words.format(2, 0)):
+        Adam([a, b, a])
+    with pytest.raises(ValueError, match=words.format("other", "one")):
+        Yogi(iter([("one", a), ("two", b), ("other", a)]))
+    with pytest.raises(ValueError, match=words.format(1, 0)):
+        Adam([{"params": [c]}, {"params": (p for p in (a, a))}])
+    optimizer = Adam([a])
+    before = str(optimizer.state_dict())
+    with pytest.raises(ValueError, match=words.format(1, 0)):
+        optimizer.add_param_group({"params": [b, b]})
+    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):  # torch's own
+        optimizer.add_param_group({"params": [b, a]})
+    assert str(optimizer.state_dict()) == before
 
 
 def test_conjugate_gradients_are_resolved_and_conjugate_parameters_refused():
@@ -437,6 +668,16 @@ def test_the_compiled_step_is_the_eager_one(cls, dtype, changes, atol, monkeypat
         torch.testing.assert_close(compiled.state[p]["exp_avg_sq"], eager.state[other]["exp_avg_sq"])
         assert compiled.state[p]["exp_avg_sq"].dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+@compiler
+def test_the_default_device_has_no_part_in_a_compiled_step(default_device, monkeypatch):
+    monkeypatch.setattr(Adam.loop, "lend", None)
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    default_device("meta")
+    Adam([p], lr=0.5, fused=True).step()
+    assert p[0].item() == pytest.approx(1 - 0.5 / (1 + 1e-6), rel=1e-6)
 
 
 @compiler
