@@ -47,6 +47,13 @@ def triton() -> None:
         sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  which `import` takes for missing
 
 
+def without_triton() -> str | None:
+    """Why PyTorch has to do without Triton, which is installed, or None."""
+    if "triton" in sys.modules and sys.modules["triton"] is None:
+        return "TensorFlow was imported first, and Triton would crash after it; import torch before tensorflow"
+    return None
+
+
 _VALUES = {"bool": bool, "NaN": math.nan, "NAN": math.nan, "Inf": math.inf, "PINF": math.inf, "NINF": -math.inf}
 _VALUES |= {"PZERO": 0.0, "NZERO": -0.0}
 

@@ -575,6 +575,8 @@ def _compiled(kernel, dtype, half, *options):
 def _compilable(choice, row):
     """Whether the step of this parameter, which Numba cannot make, is to be compiled by PyTorch."""
     p, *others, _ = row
+    if choice and p.is_cuda and (reason := imports.without_triton()):
+        raise ValueError(f"pytorch: this step cannot be fused: PyTorch compiles it with Triton. {reason}")
     wanted = p.is_cuda and _compiles(p.device.type) if choice is None else choice
     return wanted and type(p) in _PLAIN and all(x.is_contiguous() for x in (p, *others))
 
@@ -585,7 +587,8 @@ def _compiles(device):
     try:
         torch.compile(torch.Tensor.exp)(torch.zeros(2, device=device))
     except Exception as error:  # a missing compiler shows itself in many ways
-        warnings.warn(f"pytorch: torch.compile fails for {device} ({error}); the steps are not fused", stacklevel=2)
+        reason = imports.without_triton() or error
+        warnings.warn(f"pytorch: torch.compile fails for {device} ({reason}); the steps are not fused", stacklevel=2)
         return False
     return True
 

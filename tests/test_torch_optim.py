@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import warnings
 
 import numpy as np
@@ -725,6 +726,23 @@ def test_where_nothing_can_be_compiled_a_gpu_s_step_is_eager(monkeypatch):
     tab._compiles.cache_clear()
     with pytest.warns(UserWarning, match=r"torch.compile fails for cpu \(no compiler\); the steps are not fused"):
         assert not tab._compiles("cpu")
+    tab._compiles.cache_clear()
+
+
+def test_without_triton_a_gpu_s_step_says_why_it_is_not_compiled(monkeypatch):
+    """With a stand-in for a tensor on a GPU, where TensorFlow was imported first."""
+    row = (types.SimpleNamespace(is_cuda=True, device=torch.device("cuda")), False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ValueError, match="TensorFlow was imported first, .*; import torch before tensorflow"):
+        tab._compilable(True, row)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("Cannot find a working triton installation")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    tab._compiles.cache_clear()
+    with pytest.warns(UserWarning, match=r"fails for cuda \(TensorFlow was imported first"):
+        assert not tab._compilable(None, row)
     tab._compiles.cache_clear()
 
 
