@@ -12,7 +12,7 @@ from d2l_adam import TABS, book, drift, drive, optimizers, sandbox
 
 
 class Finding(NamedTuple):
-    """Something to tell of a section: `kind` is "drift", "unchecked" or "note"; `line` and the names may be empty."""
+    """Something to tell of a section: `kind` is "drift", "unchecked" or "note"; all but the message may be empty."""
 
     kind: str
     file: str
@@ -107,7 +107,8 @@ class Report:
         lines = []
         for x in self.findings:
             title = " ".join(filter(None, (x.kind, x.name, x.tab)))
-            place = f"file={_escaped(x.file, True)},line={x.line or 1},title={_escaped(title, True)}"
+            place = f"file={_escaped(x.file, True)},line={x.line or 1}," if x.file else ""
+            place += f"title={_escaped(title, True)}"
             text = _escaped("\n".join(filter(None, (x.message, x.behaves()))))
             lines.append(f"::{kinds[x.kind]} {place}::{text}")
         return lines
@@ -197,6 +198,8 @@ def _run(sections, wanted, timeout, memory, started, report):
         except BaseException:  # an interrupt, too, ends the processes
             stop.set()
             raise
+    if known and (note := sandbox.unconfined()):
+        report.findings.append(Finding("note", "", None, "", "", note))
     for tab in known:
         if (answer := results[jobs[tab][0]["file"], jobs[tab][0]["name"], tab]).get("unusable"):
             for file in dict.fromkeys(job["file"] for job in jobs[tab]):

@@ -246,6 +246,7 @@ def hostile(path):
     }
 
 
+@pytest.mark.skipif(not sandbox.FORKS, reason="code is confined on Linux only")
 def test_what_must_not_be_done_is_not_done_and_the_others_go_on(tmp_path):
     path = str(tmp_path / "written")
     Path(path + ".here").write_text("stays")
@@ -278,6 +279,7 @@ def test_the_kernel_refuses_what_python_does_not_see(tmp_path):
     code = f"import torch\ndef adam(params, states, hyperparams):\n    torch._C.PyTorchFileWriter({str(path)!r})"
     report = check.check(written(tmp_path, saves=fence("pytorch", code)))
     assert [x.message[:22] for x in report.of("unchecked")] == ["could not be checked: "]
+    assert report.of("note") == []  # nothing is said of confinement where there is
     assert not path.exists()
 
 
@@ -596,6 +598,7 @@ def test_a_search_that_was_stopped_is_no_search_in_vain(tmp_path, monkeypatch):
         "agrees": section("adam", ("numpy", "mxnet"), {"numpy": change, "mxnet": change}),
     }
     monkeypatch.setattr(mutants, "BUDGET", 1000)
+    monkeypatch.setattr(sandbox, "unconfined", lambda: "")
     report = check.check(written(tmp_path, **sections))
     [odd], [note] = report.of("drift"), report.of("note")
     said = "not known; the search was stopped before all changes of {} were tried"
@@ -647,6 +650,7 @@ def test_the_chapter_itself_has_no_drift():
 
 def test_what_is_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sandbox, "unconfined", lambda: "")
     change = both(put("/ (sqrt(s_hat) + eps)", "/ sqrt(s_hat) + eps"), put("\nt = t + 1", ""))
     Path("adam.md").write_text(section("adam", ("numpy", "mxnet"), {"mxnet": change}))
     line = Path("adam.md").read_text().split("def adam(params, states")[0].count("\n") + 1
