@@ -302,7 +302,7 @@ def render(tab, names):
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--default-tab", help="Of cells without a tab; default: the first of the book's config.ini, else mxnet.")
 @click.option("--tab", "tabs", multiple=True, help="Check these tabs only; repeatable.")
 @click.option(
@@ -320,11 +320,12 @@ def render(tab, names):
 def check(files, default_tab, tabs, timeout, memory, as_json, github):
     """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
 
-    FILES are Markdown. Checking a file RUNS ITS CODE: functions and what these need, each tab in a process of its own,
-    which may write into a scratch folder only and may not use the network; no cell that trains is run. Every function
-    (params, states, hyperparams) or (params, grads, states, hyperparams) that a section defines is driven through the
-    same gradients in every tab. A tab that moves elsewhere than the others, by more than rounding explains, has
-    drifted; what makes its path, put into the spec, is named.
+    FILES are d2lbook's Markdown, of which the ```{.python .input} cells are read. Checking a file RUNS ITS CODE:
+    functions and what these need, each tab in a process of its own, which, on Linux, may write into a scratch folder
+    only and may not use the network; no cell that trains is run. Every function (params, states, hyperparams) or
+    (params, grads, states, hyperparams) that a section defines is driven through the same gradients in every tab. A
+    tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its path, put
+    into the spec, is named.
 
     Exits with 1 if there is drift, with 2 if something could not be checked, else with 0.
 

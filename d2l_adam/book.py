@@ -20,6 +20,10 @@ from typing import NamedTuple
 
 _FENCE = re.compile(r"^(?P<fence>```+|~~~+)[ \t]*(?P<info>.*)\n(?P<source>[\s\S]*?)\n(?P=fence)$", re.MULTILINE)
 _OPENED = re.compile(r"^(```+|~~~+)[ \t]*\{.*\.input.*$", re.MULTILINE)
+#: A fence of Python that is no cell of d2lbook, as Markdown, MyST and Quarto write it.
+_PYTHON = re.compile(r"[{.]*(python|py|ipython|code-cell)\b", re.IGNORECASE)
+#: What is read: said where something else was given.
+READ = "check reads the ```{.python .input} cells of d2lbook's Markdown, .md files, and nothing else"
 _CODE_TAB = re.compile(r"(?:# *@tab|%%tab) +([\w, ]+)")
 _TEXT_TAB = re.compile(r"^:begin_tab:`(?P<tabs>[^`]*)`$\n(?P<source>[\s\S]*?)^:end_tab:$\n?", re.MULTILINE)
 _BRANCH = re.compile(r"\bif\b.*(?:tab\.selected|d2l\.USE_)")
@@ -71,6 +75,13 @@ def unclosed(text: str) -> Iterator[int]:
     rest = _FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), text)
     for match in _OPENED.finditer(rest):
         yield _line(rest, match.start())
+
+
+def unread(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the first line of each fence of Python that is no cell."""
+    for match in _FENCE.finditer(text):
+        if ".input" not in match["info"] and _PYTHON.match(match["info"]):
+            yield _line(text, match.start()), match[0].partition("\n")[0]
 
 
 def default_tab(file: Path) -> str | None:

@@ -12,7 +12,7 @@ from d2l_adam import TABS, book, drift, drive, optimizers, sandbox
 
 
 class Finding(NamedTuple):
-    """Something to tell of a section: `kind` is "drift", "unchecked" or "note"; `line` and the names may be empty."""
+    """Something to tell of a section: `kind` is "drift", "unchecked" or "note"; all but the message may be empty."""
 
     kind: str
     file: str
@@ -22,6 +22,8 @@ class Finding(NamedTuple):
     message: str
     #: Sets of changes of the right code, each of which makes what the tab does; None where no spec is known.
     causes: list[tuple[str, ...]] | None = None
+    #: Whether the search for these was stopped before all changes had been tried.
+    stopped: bool = False
 
     def text(self) -> str:
         """The finding as lines to read."""
@@ -34,9 +36,17 @@ class Finding(NamedTuple):
         if self.causes is None:
             return ""
         if not self.causes:
-            return "behaves as: no change of the spec that is known here"
+            return f"behaves as: {_unknown(self.stopped, 'the spec')}"
         others = f" ({len(self.causes) - 1} more ways to say it: --json)" if len(self.causes) > 1 else ""
-        return f"behaves as: {'; '.join(self.causes[0])}{others}"
+        stopped = "; the search for more ways to say it was stopped" if self.stopped else ""
+        return f"behaves as: {'; '.join(self.causes[0])}{others}{stopped}"
+
+
+def _unknown(stopped, rule):
+    """What is said where no cause was found."""
+    if stopped:
+        return f"not known; the search was stopped before all changes of {rule} were tried"
+    return f"no change of {rule} that is known here"
 
 
 @dataclass
@@ -79,8 +89,10 @@ class Report:
         rounding, smallest = self.margin()
         compared = []
         for x in self.compared:
-            odd = {tab: far._asdict() | {"causes": causes} for tab, (far, causes) in x.verdict.odd.items()}
-            compared.append({"file": x.file, "name": x.name, "lines": x.lines} | vars(x.verdict) | {"odd": odd})
+            odd = {tab: far._asdict() | search._asdict() for tab, (far, search) in x.verdict.odd.items()}
+            verdict = vars(x.verdict) | x.verdict.search._asdict() | {"odd": odd}
+            del verdict["search"]
+            compared.append({"file": x.file, "name": x.name, "lines": x.lines} | verdict)
         return {
             "status": self.status,
             "files": self.files,
@@ -95,7 +107,8 @@ class Report:
         lines = []
         for x in self.findings:
             title = " ".join(filter(None, (x.kind, x.name, x.tab)))
-            place = f"file={_escaped(x.file, True)},line={x.line or 1},title={_escaped(title, True)}"
+            place = f"file={_escaped(x.file, True)},line={x.line or 1}," if x.file else ""
+            place += f"title={_escaped(title, True)}"
             text = _escaped("\n".join(filter(None, (x.message, x.behaves()))))
             lines.append(f"::{kinds[x.kind]} {place}::{text}")
         return lines
@@ -138,7 +151,7 @@ def check(
         what = "no optimizer was found, a function (params, states, hyperparams)"
         if tabs and not {*tabs} & {*known}:
             what += f", and no tab {', '.join(tabs)}; there are {', '.join(known) or 'none'}"
-        report.findings.append(Finding("unchecked", ", ".join(report.files), None, "", "", what))
+        report.findings.append(Finding("unchecked", ", ".join(report.files), None, "", "", f"{what}; {book.READ}"))
     return report
 
 
@@ -185,6 +198,8 @@ def _run(sections, wanted, timeout, memory, started, report):
         except BaseException:  # an interrupt, too, ends the processes
             stop.set()
             raise
+    if known and (note := sandbox.unconfined()):
+        report.findings.append(Finding("note", "", None, "", "", note))
     for tab in known:
         if (answer := results[jobs[tab][0]["file"], jobs[tab][0]["name"], tab]).get("unusable"):
             for file in dict.fromkeys(job["file"] for job in jobs[tab]):
@@ -198,9 +213,9 @@ def _run(sections, wanted, timeout, memory, started, report):
 
 
 def _compare(file, name, its, runs, ran, all_tabs, report):
-    def tell(kind, tab, message, causes=None, line=None):
+    def tell(kind, tab, message, line=None):
         line = line or (its[tab].line if tab in its else None)
-        report.findings.append(Finding(kind, file, line, name, tab, message, causes))
+        report.findings.append(Finding(kind, file, line, name, tab, message))
 
     for tab, answer in ran.items():
         if "error" in answer and not answer.get("unusable"):
@@ -211,25 +226,27 @@ def _compare(file, name, its, runs, ran, all_tabs, report):
     if paths:
         verdict = drift.judge(name, paths, runs, {tab: its[tab].numbers for tab in paths})
         report.compared.append(Compared(file, name, {tab: its[tab].line for tab in its}, verdict))
-        for kind, tab, message, causes in told(verdict):
-            tell(kind, tab, message, causes)
+        for finding in told(verdict):
+            report.findings.append(finding._replace(file=file, line=its[finding.tab].line, name=name))
         if len(its) == 1:
             tell("note", next(iter(its)), "is in this tab only; there is no other to compare it with")
     _contract(name, its, ran, all_tabs, tell)
 
 
-def told(verdict: drift.Verdict) -> Iterator[tuple[str, str, str, list[tuple[str, ...]] | None]]:
-    """Yield what a verdict says: a kind, a tab, a message and its causes, as a `Finding` has them."""
+def told(verdict: drift.Verdict) -> Iterator[Finding]:
+    """Yield what a verdict says, of no file yet."""
     best = verdict.groups[0]
     others = _listed([*best, *(["the spec"] if verdict.matches_spec else [])])
     doubt = "" if verdict.sure else "; which of them is right cannot be told"
-    for tab, (far, causes) in verdict.odd.items():
-        yield "drift", tab, f"differs from {others} {far}{doubt}", causes if verdict.rule else None
+    for tab, (far, search) in verdict.odd.items():
+        message = f"differs from {others} {far}{doubt}"
+        yield Finding("drift", "", None, "", tab, message, search.causes if verdict.rule else None, search.stopped)
     if verdict.rule and not verdict.matches_spec:
-        what = "; ".join(verdict.causes[0]) if verdict.causes else "no change of it that is known here"
+        causes, stopped = verdict.search
+        what = "; ".join(causes[0]) if causes else _unknown(stopped, "it")
         verbs = ("is", "behaves") if len(best) == 1 else ("are", "behave")
         what = f"{verbs[0]} not {verdict.rule} of the spec, but {verbs[1]} as: {what}"
-        yield "note", best[0], f"{_listed(best)} {what}", None
+        yield Finding("note", "", None, "", best[0], f"{_listed(best)} {what}", None, stopped)
 
 
 def _contract(name, its, ran, all_tabs, tell):

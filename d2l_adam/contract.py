@@ -45,6 +45,8 @@ def constants(tab, rule):
     """What a rule takes beside the arrays: its constants by name, each with its default and its range."""
     if not isinstance(rule, FunctionType):
         raise TypeError(f"{tab.NAME}: the rule is {_type(rule)}; give a Python function rule(p, g, v, s, t, lr, ...)")
+    if hasattr(rule, "__wrapped__"):  # the words of what is in there could not be replaced
+        raise TypeError(f"{tab.NAME}: the rule {rule.__name__} is wrapped by a decorator; give the function itself")
     names = dict(list(inspect.signature(rule).parameters.items())[4:])
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     if "t" not in names or any(parameter.kind not in named for parameter in names.values()):

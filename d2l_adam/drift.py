@@ -113,10 +113,10 @@ class Verdict:
     #: The rule of the spec that the optimizer is, or None; and whether the first group makes exactly that.
     rule: str | None
     matches_spec: bool
-    #: What makes the first group's path of the rule, if it is not the rule as it is: sets of changes, alternatives.
-    causes: list[tuple[str, ...]]
+    #: What makes the first group's path of the rule, if it is not the rule as it is.
+    search: mutants.Search
     #: For each tab outside the first group how far it is from that, and what makes its path.
-    odd: dict[str, tuple[Distance, list[tuple[str, ...]]]]
+    odd: dict[str, tuple[Distance, mutants.Search]]
     #: The largest distance of paths that agree, and the smallest of those that do not, as multiples of what is allowed.
     rounding: float
     smallest: float | None
@@ -150,16 +150,19 @@ def judge(
     best = groups[0]
     matches_spec = best[0] in from_spec and from_spec[best[0]].agree
 
-    def causes(tab, most=3):
-        return mutants.explain(rule, runs, paths[tab].fits, numbers.get(tab, ()), most) if rule else []
+    def explain(tab):
+        if rule is None:
+            return mutants.Search([])
+        return mutants.explain(rule, runs, paths[tab].fits, numbers.get(tab, ()))
 
-    common = [] if matches_spec else causes(best[0], most=1 if len(groups) == 1 < len(paths) else 3)
-    odd: dict[str, tuple[Distance, list[tuple[str, ...]]]] = {}
+    common = mutants.Search([]) if matches_spec else explain(best[0])
+    odd: dict[str, tuple[Distance, mutants.Search]] = {}
     for group in groups[1:]:
-        its = causes(group[0])
-        if common:  # it is compared with the first group, whatever both have made of the rule
-            its = [tuple(x for x in some if x not in common[0]) or some for some in its]
-        odd |= {tab: (distance(paths[best[0]], paths[tab]), its) for tab in group}
+        search = explain(group[0])
+        if common.causes:  # it is compared with the first group, whatever both have made of the rule
+            causes = [tuple(x for x in some if x not in common.causes[0]) or some for some in search.causes]
+            search = search._replace(causes=causes)
+        odd |= {tab: (distance(paths[best[0]], paths[tab]), search) for tab in group}
     found += from_spec.values()
     return Verdict(
         groups,

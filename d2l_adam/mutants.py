@@ -5,10 +5,11 @@ counter left out, another number, a state mistaken for another. Nothing is named
 """
 
 import ast
+import inspect
 import itertools
 import operator
-import time
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy
@@ -28,8 +29,9 @@ EVERY_NUMBER = {
     "eps": [float(f"{x}e{k}") for k in range(-17, 0) for x in _TWO_DIGITS],
     "lr": [float(f"{x}e{k}") for k in range(-6, 1) for x in _TWO_DIGITS],
 }
-#: So many seconds are spent, at most, to explain a path.
-BUDGET = 8.0
+#: So many steps of changed rules are made, at most, to explain a path: some 9 seconds. To try all changes of a rule of
+#: the book takes up to 250,000. They are counted, as no path may have another cause on a slower machine.
+BUDGET = 300_000
 #: Any two changes are tried together; three, and two with any number, only of so many of the likeliest.
 LIKELIEST = 24
 
@@ -49,20 +51,24 @@ class Change(NamedTuple):
     counted: Callable[[int, Any], Any] | None = None
 
 
+class Search(NamedTuple):
+    """What makes a path: sets of changes, alternatives; and whether the search ended before it had tried them all."""
+
+    causes: list[tuple[str, ...]]
+    stopped: bool = False
+
+
 class Rule:
     """A rule of the spec as a tree, which can be followed with some changes."""
 
     def __init__(self, rule: Any):
-        tree = render.tree(rule)
+        self.statements = _statements(rule)
         self.name = rule.__name__
-        self.statements = [node for node in tree.body if not isinstance(node, ast.Expr)]  # without the docstring
         for at, node in enumerate(node for statement in self.statements for node in ast.walk(statement)):
             vars(node)["at"] = at
-        names, defaults = [arg.arg for arg in tree.args.args], [ast.literal_eval(x) for x in tree.args.defaults]
+        constants = list(inspect.signature(rule).parameters.values())[5:]
         #: What the rule takes beside the arrays and the time step, with the default of each, or None.
-        self.constants = dict.fromkeys(names[5:]) | dict(
-            zip(names[len(names) - len(defaults) :], defaults, strict=True)
-        )
+        self.constants = {x.name: None if x.default is x.empty else x.default for x in constants}
 
     def takes(self, run: dict[str, Any]) -> bool:
         """Whether the rule has all of these hyperparameters, and needs no more."""
@@ -110,6 +116,37 @@ class Rule:
             yield p
             if unused and number:
                 raise LookupError("one change has removed what another was to change")
+
+
+def _statements(rule):
+    """The statements of a rule without its docstring; what cannot be followed is refused."""
+    how = (
+        "write it in a file, as def rule(p, g, v, s, t, lr, ...), assignments of arithmetic, sqrt, square and sign "
+        "to single names, and return p, v, s"
+    )
+    if not isinstance(rule, FunctionType) or hasattr(rule, "__wrapped__"):
+        raise TypeError(f"the rule {getattr(rule, '__name__', rule)} is not a plain function; {how}")
+    try:
+        tree = render.tree(rule)
+    except (OSError, SyntaxError):
+        tree = None
+    if not isinstance(tree, ast.FunctionDef):
+        raise TypeError(f"the rule {rule.__name__} is not made by def, or its source is not at hand; {how}")
+    names = [*inspect.signature(rule).parameters]
+    if names[:5] != [*"pgvst"]:
+        raise TypeError(f"the rule {rule.__name__} takes ({', '.join(names)}); {how}")
+    *assignments, end = statements = [node for node in tree.body if not isinstance(node, ast.Expr)] or [ast.Pass()]
+    for node in assignments:
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+            raise TypeError(f"the rule {rule.__name__} has {ast.unparse(node)!r}; {how}")
+        names.append(node.targets[0].id)
+    if ast.unparse(end) != "return (p, v, s)":
+        raise TypeError(f"the rule {rule.__name__} ends with {ast.unparse(end)!r}; {how}")
+    called = {ast.unparse(node.func) for x in statements for node in ast.walk(x) if isinstance(node, ast.Call)}
+    used = {node.id for x in statements for node in ast.walk(x) if isinstance(node, ast.Name)}
+    if unknown := used - {*names} - {name for name in called if hasattr(numpy, name)}:
+        raise TypeError(f"the rule {rule.__name__} uses {', '.join(sorted(unknown))}; {how}")
+    return statements
 
 
 _OPERATIONS: dict[type, Any] = {
@@ -301,27 +338,25 @@ def explain(
     runs: Sequence[dict[str, Any]],
     fits: Callable[[int, int, Any], bool],
     numbers: Iterable[float] = (),
-    most: int = 3,
-) -> list[tuple[str, ...]]:
-    """Return the smallest sets of changes with which a rule makes a path, the likeliest first; [()] if it needs none.
+) -> Search:
+    """Find the smallest sets of changes with which a rule makes a path, the likeliest first; [()] if it needs none.
 
     `fits(run, step, p)` says whether the path has `p` after that step of that run; `numbers` are those in the code
-    that made the path; no more than `most` changes are tried together.
+    that made the path. The search is stopped after `BUDGET` steps.
     """
-
-    until = time.monotonic() + BUDGET
+    made = 0
 
     def makes_it(some):
-        if time.monotonic() > until:
-            return False
+        nonlocal made
         try:
-            return all(
-                fits(number, step, p)
-                for number, (run, steps) in enumerate(zip(runs, drive.STEPS, strict=True))
-                for step, p in enumerate(rule.follow(run, steps, some, "float32"))
-            )
+            for number, (run, steps) in enumerate(zip(runs, drive.STEPS, strict=True)):
+                for step, p in enumerate(rule.follow(run, steps, some, "float32")):
+                    made += 1
+                    if not fits(number, step, p):
+                        return False
         except (ArithmeticError, LookupError):  # one removes what another changes, or uses what is not there yet
             return False
+        return True
 
     single = changes(rule, numbers)
     every = [
@@ -330,18 +365,24 @@ def explain(
         for change in _numbers(name, default, EVERY_NUMBER.get(_kind(name), ()))
     ]
     likeliest = single[:LIKELIEST]
-    sets_of: list[tuple[int, Iterable[tuple[Change, ...]]]] = [
-        (0, [()]),
-        (1, ((x,) for x in single)),
-        (1, ((x,) for x in every)),
-        (2, itertools.combinations(single, 2)),
-        (3, itertools.combinations(likeliest, 3)),
-        (3, itertools.product((x for x in likeliest if not x.constant), every)),
+    likeliest_first: list[Iterable[tuple[Change, ...]]] = [
+        [()],
+        ((x,) for x in single),
+        ((x,) for x in every),
+        itertools.combinations(single, 2),
+        itertools.combinations(likeliest, 3),
+        itertools.product((x for x in likeliest if not x.constant), every),
     ]
-    for sets in (sets for number, sets in sets_of if number <= most):
-        if found := [tuple(change.words for change in some) for some in sets if _together(some) and makes_it(some)]:
-            return list(dict.fromkeys(found))
-    return []
+    for sets in likeliest_first:
+        found: dict[tuple[str, ...], None] = {}
+        for some in sets:
+            if made >= BUDGET:
+                return Search(list(found), stopped=True)
+            if _together(some) and makes_it(some):
+                found[tuple(change.words for change in some)] = None
+        if found:
+            return Search(list(found))
+    return Search([])
 
 
 def _together(some):

@@ -6,6 +6,7 @@ sgd(params, grads, states, hyperparams)           the gradients are passed (Tens
 """
 
 import ast
+import itertools
 import re
 import symtable
 from collections.abc import Iterable
@@ -107,13 +108,20 @@ def needed(trees: list[ast.Module], names: Iterable[str]) -> list[ast.stmt]:
 
 
 def read(file: Path, default_tab: str = "mxnet") -> Section:
-    """Read a section and find the optimizers of each tab. Raises OSError or ValueError if it is no text."""
+    """Read a section and find the optimizers of each tab. Raises OSError or ValueError if it is no Markdown."""
+    if file.is_dir():
+        raise ValueError(f"it is a folder; {book.READ}")
+    if file.suffix.lower() != ".md":
+        raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {book.READ}")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8 ({error})") from None
     section = Section(file, {}, {}, [(line, "", "this fence is never closed") for line in book.unclosed(text)])
     code = [cell for cell in book.read(text, default_tab) if cell.kind == "code"]
+    if not code:
+        unread = itertools.islice(book.unread(text), 1)  # the first says it for all
+        section.unreadable += [(line, "", f"a fence {opened} is no cell; {book.READ}") for line, opened in unread]
     trees: dict[str, list[ast.Module]] = {}
     for tab in dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code):
         its = [cell.within(tab) for cell in code if cell.of(tab)]

@@ -2,10 +2,10 @@
 
     from d2l_adam.testing import assert_matches_spec, assert_tabs_agree, tab
 
-The functions are in d2l's convention, `(params, states, hyperparams)` or `(params, grads, states, hyperparams)`, and
-are driven as by `d2l-adam check`, but in your own process: through gradients of order 1, 1e-4, 1e-8 and 1e3, zeros and
-sparse ones, for 300 steps, and again with other hyperparameters. `tab` is a fixture: a test that takes it runs once
-for each framework that is here, with the tab's module.
+The functions, or objects that can be called so, are in d2l's convention, `(params, states, hyperparams)` or
+`(params, grads, states, hyperparams)`, and are driven as by `d2l-adam check`, but in your own process: through
+gradients of order 1, 1e-4, 1e-8 and 1e3, zeros and sparse ones, for 300 steps, and again with other hyperparameters.
+`tab` is a fixture: a test that takes it runs once for each framework that is here, with the tab's module.
 """
 
 import ast
@@ -56,11 +56,11 @@ def assert_tabs_agree(
         raise ValueError(f"there is nothing to compare {', '.join(trainers) or 'nothing'} with; give two tabs or more")
     inits = init if isinstance(init, dict) else dict.fromkeys(trainers, init)
     runs = drive.settings([*(hyperparams or _USUAL)], hyperparams or _USUAL)
-    name = next(iter(trainers.values())).__name__
+    name = _name(next(iter(trainers.values())))
     paths = {tab: _path(protocol.load(tab), trainer, inits.get(tab), runs) for tab, trainer in trainers.items()}
     verdict = drift.judge(name, paths, runs, {tab: _numbers(trainer) for tab, trainer in trainers.items()})
     if verdict.odd:
-        _fail([found for kind, *found in told(verdict) if kind == "drift"])
+        _fail(finding for finding in told(verdict) if finding.kind == "drift")
 
 
 def assert_matches_spec(
@@ -92,42 +92,45 @@ def assert_matches_spec(
     path = _path(tab, trainer, init, runs)
     far = drift.distance(drift.follow(known, runs), path)
     if not far.agree:
-        _fail(
-            [
-                (
-                    tab.NAME,
-                    f"differs from {known.name} of the spec {far}",
-                    mutants.explain(known, runs, path.fits, _numbers(trainer)),
-                )
-            ]
-        )
+        search = mutants.explain(known, runs, path.fits, _numbers(trainer))
+        _fail([Finding("drift", "", None, "", tab.NAME, f"differs from {known.name} of the spec {far}", *search)])
 
 
 _USUAL = {"lr": 0.01, "t": 1}
 
 
 def _path(tab, trainer, init, runs):
-    names = [
-        x.name
-        for x in inspect.signature(trainer).parameters.values()
-        if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD
-    ]
-    if len(names) not in (3, 4):
+    try:
+        args = list(inspect.signature(trainer).parameters.values())
+    except (TypeError, ValueError):  # it cannot be called, or does not tell how
+        args = []
+    needed = [x for x in args if x.default is x.empty and x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
+    if len(needed) not in (3, 4):
         raise TypeError(
-            f"{tab.NAME}: {trainer.__name__} takes ({', '.join(names)}); "
+            f"{tab.NAME}: {_name(trainer)} takes ({', '.join(map(str, args))}); "
             "give a function (params, states, hyperparams) or (params, grads, states, hyperparams)"
         )
     init = init or functools.partial(tab.init_adam_states, dtype="float32")
-    return drift.Path(drive.drive(tab, trainer, init, runs, len(names) == 4).paths)
+    return drift.Path(drive.drive(tab, trainer, init, runs, len(needed) == 4).paths)
+
+
+def _code(trainer):
+    """The function that does the work, or the class of an object that can be called."""
+    while isinstance(trainer, functools.partial):
+        trainer = trainer.func
+    return trainer if hasattr(trainer, "__name__") else type(trainer)
+
+
+def _name(trainer):
+    return _code(trainer).__name__
 
 
 def _numbers(trainer):
     try:
-        return optimizers.numbers(ast.parse(textwrap.dedent(inspect.getsource(trainer))))
+        return optimizers.numbers(ast.parse(textwrap.dedent(inspect.getsource(_code(trainer)))))
     except (OSError, TypeError, SyntaxError):
         return ()
 
 
-def _fail(found):
-    texts = [Finding("drift", "", None, "", tab, message, causes).text() for tab, message, causes in found]
-    raise AssertionError("\n".join(texts))
+def _fail(findings):
+    raise AssertionError("\n".join(finding.text() for finding in findings))

@@ -1,16 +1,15 @@
-"""What runs the code of a section: in a process of its own, forked by `d2l_adam.sandbox`, once the framework is there.
+"""What runs the code of a section: in a process that `d2l_adam.sandbox` has made for it, once the framework is there.
 
-Before any of that code runs, the process gives up what it has no business with: to write outside of its scratch
-folder, to open connections, to start processes, to take memory without end. Where the kernel can (Landlock: files
-from Linux 5.13, TCP from 6.7), it enforces that; Python refuses the rest, and says what. This guards against accidents,
-not against malice.
+On Linux, before any of that code runs, the process gives up what it has no business with: to write outside of its
+scratch folder, to open connections, to start processes, to take memory without end. Where the kernel can (Landlock:
+files from Linux 5.13, TCP from 6.7), it enforces that; Python refuses the rest, and says what. This guards against
+accidents, not against malice.
 """
 
 import ast
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -20,8 +19,18 @@ from typing import Any
 from d2l_adam import drive, optimizers
 
 
+def landlock() -> int:
+    """Return which version of Landlock this Linux has; 0 without it. See its manual page, of section 7."""
+    return max(0, ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1))
+
+
 def confine(scratch: str, memory: int) -> None:
-    """Let this process, and what it starts, write below one folder only, open no connection, take so much memory."""
+    """Let this process, and what it starts, write below one folder only, open no connection, take so much memory.
+
+    Linux only.
+    """
+    import resource  # which Windows has not
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: not to outlive who has started it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -29,9 +38,8 @@ def confine(scratch: str, memory: int) -> None:
     with contextlib.suppress(OSError):
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
-    # Landlock: see landlock(7). Each version knows more kinds of access.
-    version = libc.syscall(444, None, 0, 1)
-    if version < 1:
+    version = landlock()  # each knows more kinds of access
+    if not version:
         return
     write, create, move, truncate = 1 << 1, sum(1 << i for i in range(4, 13)), 1 << 13, 1 << 14
     files = write | create | (move if version > 1 else 0) | (truncate if version > 2 else 0)

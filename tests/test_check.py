@@ -1,5 +1,6 @@
 """The check: every defect that is put into a tab is found and named, and nothing that is right is called wrong."""
 
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from sections import IMPORTS, OPTIMIZERS, fence, init, section
 
-from d2l_adam import binding, check, drive, mutants, protocol, sandbox, spec
+from d2l_adam import binding, book, check, drift, drive, mutants, protocol, sandbox, spec
 from d2l_adam.__main__ import cli
 
 TABS = ("mxnet", "pytorch", "tensorflow")
@@ -245,6 +246,7 @@ def hostile(path):
     }
 
 
+@pytest.mark.skipif(not sandbox.FORKS, reason="code is confined on Linux only")
 def test_what_must_not_be_done_is_not_done_and_the_others_go_on(tmp_path):
     path = str(tmp_path / "written")
     Path(path + ".here").write_text("stays")
@@ -277,6 +279,7 @@ def test_the_kernel_refuses_what_python_does_not_see(tmp_path):
     code = f"import torch\ndef adam(params, states, hyperparams):\n    torch._C.PyTorchFileWriter({str(path)!r})"
     report = check.check(written(tmp_path, saves=fence("pytorch", code)))
     assert [x.message[:22] for x in report.of("unchecked")] == ["could not be checked: "]
+    assert report.of("note") == []  # nothing is said of confinement where there is
     assert not path.exists()
 
 
@@ -321,6 +324,34 @@ def test_a_file_without_optimizers_is_no_agreement(text, tmp_path):
     report = check.check(written(tmp_path, empty=text))
     assert report.status == 2
     assert "no optimizer was found" in report.findings[0].message
+    assert book.READ in report.findings[0].message
+
+
+PLAIN = "# Adam\n\n```{}\ndef adam(params, states, hyperparams): pass\n```\n"
+UNREAD = {
+    "notes.ipynb": ("{}", None, "it is a file .ipynb"),
+    "adam.py": ("def adam(params, states, hyperparams): pass", None, "it is a file .py"),
+    "adam": ("", None, "it is a file without suffix"),
+    "folder.md": (None, None, "it is a folder"),
+    "plain.md": (PLAIN.format("python"), 3, "a fence ```python is no cell"),
+    "MYST.MD": (PLAIN.format("{code-cell} ipython3"), 3, "a fence ```{code-cell} ipython3 is no cell"),
+    "quarto.md": (PLAIN.format("{python}") + PLAIN.format("py"), 3, "a fence ```{python} is no cell"),
+}
+
+
+def test_what_is_not_read_is_said_beside_what_is(tmp_path):
+    both = fence("numpy", "def f(x): pass") + PLAIN.format("python")
+    files = written(tmp_path, sgd=section("sgd", ("numpy",)), both=both, shell=PLAIN.format("bash"))
+    for name, (text, *_) in UNREAD.items():
+        files.append(tmp_path / name)
+        files[-1].mkdir() if text is None else files[-1].write_text(text)
+    done = CliRunner().invoke(cli, ["check", "--json", *map(str, files)])
+    result = json.loads(done.stdout)
+    assert (done.exit_code, len(result["optimizers"])) == (2, 1)
+    found = {Path(x["file"]).name: x for x in result["findings"] if x["kind"] == "unchecked"}
+    assert found.keys() == UNREAD.keys()
+    for name, (_, line, words) in UNREAD.items():
+        assert (found[name]["line"], found[name]["message"].partition(": ")[2]) == (line, f"{words}; {book.READ}")
 
 
 def test_a_framework_that_is_not_here_is_said_with_the_cure(tmp_path, monkeypatch):
@@ -541,6 +572,59 @@ def test_no_cause_is_named_that_does_not_make_the_path(sections, report):
     assert found.behaves() == "behaves as: no change of the spec that is known here"
 
 
+def adam_with(*words):
+    """The rule, runs of it, and the path that it takes with some changes."""
+    rule, runs = mutants.Rule(spec.adam), drive.settings(("lr", "t"))
+    known = {x.words: x for x in reversed(mutants.changes(rule))}
+    some = [known[x] for x in words]
+    paths = [list(rule.follow(run, steps, some)) for run, steps in zip(runs, drive.STEPS, strict=True)]
+    return rule, runs, drift.Path(paths)
+
+
+def test_the_clock_has_no_part_in_a_search(monkeypatch):
+    clock = itertools.count(step=100)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    words = "t never advanced", "eps outside the fraction"
+    rule, runs, path = adam_with(*words)
+    search = mutants.explain(rule, runs, path.fits)
+    assert words in search.causes
+    assert not search.stopped
+
+
+def test_a_search_that_was_stopped_is_no_search_in_vain(tmp_path, monkeypatch):
+    change = both(put("/ (sqrt(s_hat) + eps)", "/ sqrt(s_hat) + eps"), put("\nt = t + 1", ""))
+    sections = {
+        "differs": section("adam", ("numpy", "mxnet"), {"mxnet": change}),
+        "agrees": section("adam", ("numpy", "mxnet"), {"numpy": change, "mxnet": change}),
+    }
+    monkeypatch.setattr(mutants, "BUDGET", 1000)
+    monkeypatch.setattr(sandbox, "unconfined", lambda: "")
+    report = check.check(written(tmp_path, **sections))
+    [odd], [note] = report.of("drift"), report.of("note")
+    said = "not known; the search was stopped before all changes of {} were tried"
+    assert (odd.causes, odd.stopped, odd.behaves()) == ([], True, f"behaves as: {said.format('the spec')}")
+    assert note.message == f"numpy and mxnet are not adam of the spec, but behave as: {said.format('it')}"
+    result = report.as_dict()
+    assert [x["stopped"] for x in result["findings"]] == [True, True]
+    assert [(x["causes"], x["stopped"]) for x in result["optimizers"]] == [([], False), ([], True)]
+    assert result["optimizers"][0]["odd"]["mxnet"]["stopped"] is True
+    assert said.format("the spec") in report.annotations()[0]
+
+
+def test_what_a_stopped_search_has_found_stands(monkeypatch):
+    words = "the bias of s not corrected", "the bias of v not corrected"
+    rule, runs, path = adam_with(*words)
+    whole = mutants.explain(rule, runs, path.fits)
+    monkeypatch.setattr(mutants, "BUDGET", 12_000)
+    search = mutants.explain(rule, runs, path.fits)
+    assert search.stopped
+    assert not whole.stopped
+    assert search.causes == whole.causes[: len(search.causes)]
+    assert 0 < len(search.causes) < len(whole.causes)
+    found = check.Finding("drift", "", None, "", "numpy", "differs", *search)
+    assert found.behaves().endswith("; the search for more ways to say it was stopped")
+
+
 @pytest.mark.parametrize("name", spec.BOOK)
 def test_a_rule_as_a_tree_is_the_rule(name):
     rule = mutants.Rule(spec.BOOK[name])
@@ -566,6 +650,7 @@ def test_the_chapter_itself_has_no_drift():
 
 def test_what_is_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sandbox, "unconfined", lambda: "")
     change = both(put("/ (sqrt(s_hat) + eps)", "/ sqrt(s_hat) + eps"), put("\nt = t + 1", ""))
     Path("adam.md").write_text(section("adam", ("numpy", "mxnet"), {"mxnet": change}))
     line = Path("adam.md").read_text().split("def adam(params, states")[0].count("\n") + 1

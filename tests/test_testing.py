@@ -1,11 +1,16 @@
 """What other test suites get: functions that assert, and say what is wrong."""
 
+import functools
+import re
+
 import numpy as np
 import pytest
 from sections import IMPORTS, OPTIMIZERS, function, init
 
+import d2l_adam.numpy
+import d2l_adam.torch
 from d2l_adam import TABS, protocol
-from d2l_adam.spec import sign
+from d2l_adam.spec import adam, sign
 from d2l_adam.testing import assert_matches_spec, assert_tabs_agree
 
 
@@ -59,6 +64,65 @@ def test_a_function_is_held_to_a_rule():
         assert_matches_spec("numpy", lambda_named_f(), "adam")
 
 
+def with_eps(params, grads, states, hyperparams, eps):
+    d2l_adam.numpy.adam(params, grads, states, given := hyperparams | {"eps": eps})
+    hyperparams["t"] = given["t"]
+
+
+class WithEps:
+    def __init__(self, eps):
+        self.eps = eps
+
+    def __call__(self, params, grads, states, hyperparams, /):
+        with_eps(params, grads, states, hyperparams, self.eps)
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+CALLED = {
+    "partial": lambda eps: functools.partial(functools.partial(with_eps), eps=eps),
+    "object": WithEps,
+    "method": lambda eps: WithEps(eps).__call__,
+    "wrapped": lambda eps: wrapped(WithEps(eps).__call__),
+    "lambda": lambda eps: lambda p, g, s, h: with_eps(p, g, s, h, eps),
+}
+
+
+@pytest.mark.parametrize("how", CALLED)
+def test_whatever_can_be_called_is_held(how):
+    right, wrong = CALLED[how](1e-6), CALLED[how](1.7e-6)
+    behaves = "behaves as: eps = 1.7e-06 instead of 1e-06"
+    assert_matches_spec("numpy", right, "adam")
+    assert_tabs_agree({"numpy": right, "pytorch": d2l_adam.torch.adam})
+    with pytest.raises(AssertionError, match=behaves):
+        assert_matches_spec("numpy", wrong, "adam")
+    with pytest.raises(AssertionError, match=rf"numpy  differs from pytorch and the spec [\s\S]*{behaves}"):
+        assert_tabs_agree({"numpy": wrong, "pytorch": d2l_adam.torch.adam})
+
+
+REFUSED = {
+    "a class": (WithEps, "WithEps takes (eps); give"),
+    "a decorator's own arguments": (lambda *args: with_eps(*args), "<lambda> takes (*args); give"),
+    "a partial of too much": (functools.partial(with_eps, None, None, None), "with_eps takes (hyperparams, eps); give"),
+    "a number": (3, "int takes (); give"),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_cannot_be_driven_is_refused_by_name(how):
+    trainer, words = REFUSED[how]
+    with pytest.raises(TypeError, match=re.escape(words)):
+        assert_matches_spec("numpy", trainer, "adam")
+    with pytest.raises(TypeError, match=re.escape(words)):
+        assert_tabs_agree({"numpy": trainer, "pytorch": trainer})
+
+
 def lambda_named_f():
     def f(x):
         pass
@@ -86,3 +150,59 @@ def test_a_rule_of_one_s_own(tab):
     assert_matches_spec("numpy", by_hand(0.99), lion)
     with pytest.raises(AssertionError, match=r"behaves as: beta2 = 0.9 instead of 0.99"):
         assert_matches_spec("numpy", by_hand(0.9), lion)
+
+
+RATE = 0.1
+
+
+def decays(p, g, v, s, t, lr, *, decay=RATE):
+    p = p - lr * g - lr * decay * p
+    return p, v, s
+
+
+def test_constants_of_a_rule_may_be_named_and_need_a_name():
+    assert_matches_spec("numpy", d2l_adam.numpy.step(decays), decays)
+    with pytest.raises(AssertionError, match=r"behaves as: .*decay"):
+        assert_matches_spec("numpy", d2l_adam.numpy.step(lambda p, g, v, s, t, lr: (p - lr * g, v, s)), decays)
+
+
+def free(p, g, v, s, t, lr):
+    p = p - RATE * g
+    return p, v, s
+
+
+def in_place(p, g, v, s, t, lr):
+    p -= lr * g
+    return p, v, s
+
+
+def two(p, g, v, s, t, lr):
+    return p - lr * g, v
+
+
+def other_names(w, g, v, s, t, lr):
+    w = w - lr * g
+    return w, v, s
+
+
+RULES = {
+    "a partial": (functools.partial(adam), "is not a plain function"),
+    "wrapped": (wrapped(adam), "the rule adam is not a plain function"),
+    "a lambda": (lambda p, g, v, s, t, lr: (p - lr * g, v, s), "the rule <lambda> is not made by def"),
+    "a free name": (free, "the rule free uses RATE"),
+    "in place": (in_place, "the rule in_place has 'p -= lr * g'"),
+    "two": (two, "the rule two ends with 'return (p - lr * g, v)'"),
+    "other names": (other_names, "the rule other_names takes (w, g, v, s, t, lr)"),
+}
+
+
+@pytest.mark.parametrize("how", RULES)
+def test_a_rule_that_cannot_be_followed_is_refused(how):
+    rule, words = RULES[how]
+    with pytest.raises(TypeError, match=re.escape(words)):
+        assert_matches_spec("numpy", d2l_adam.numpy.adam, rule)
+
+
+def test_the_words_of_a_wrapped_rule_cannot_be_replaced(tab):
+    with pytest.raises(TypeError, match="the rule adam is wrapped by a decorator; give the function itself"):
+        tab.step(wrapped(adam))

@@ -1,0 +1,153 @@
+"""Where the system is not this one: what macOS, Windows and a bare Linux lack is hidden, in fresh interpreters."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sections import section
+from test_check import adam, put, written
+
+from d2l_adam import check, sandbox
+
+ROOT = Path(__file__).parents[1]
+LACKS = {
+    "darwin": ["sched_getaffinity", "O_PATH"],
+    "win32": ["fork", "setsid", "killpg", "sched_getaffinity", "register_at_fork", "O_PATH", "WNOHANG", "uname"],
+    "linux": [],  # without Landlock and /proc
+}
+# Python runs this when it starts, in the processes of the sandbox too. The frameworks may need what is hidden.
+HIDE = """
+import ctypes, os, sys
+
+import d2l_adam.__main__, d2l_adam.loop, d2l_adam.numpy, d2l_adam.plot, d2l_adam.torch
+d2l_adam.torch.d2l
+for name in [name for name in sys.modules if name.startswith("d2l_adam")]:
+    del sys.modules[name]
+
+system, lacks = {system!r}, {lacks!r}
+for name in lacks:
+    delattr(os, name)
+if system == "win32":
+    sys.modules["resource"] = None
+sys.platform = system
+
+
+class Library(ctypes.CDLL):
+    def __init__(self, name, *args, **kwargs):
+        if system == "win32" and name is None:
+            raise TypeError("bad argument type for built-in operation")
+        super().__init__(name, *args, **kwargs)
+
+    def __getattr__(self, name):
+        if system != "linux" and name in ("prctl", "syscall"):
+            raise AttributeError(name)
+        return (lambda *args: -1) if name == "syscall" else super().__getattr__(name)
+
+
+def without_proc(event, args):
+    if event in ("open", "os.listdir") and str(args[0]).startswith("/proc"):
+        raise FileNotFoundError(args[0])
+
+
+ctypes.CDLL = Library
+sys.addaudithook(without_proc)
+"""
+SAYS = {
+    "darwin": "the code ran without confinement, which there is on Linux only: it could do whatever you can",
+    "win32": "the code ran without confinement, which there is on Linux only: it could do whatever you can",
+    "linux": "the code ran without confinement by the kernel, which has no Landlock; only Python refused some things",
+}
+# In the processes that it starts, too, what is hidden comes first on the path.
+COMMANDS = """
+import json, os, sys
+from click.testing import CliRunner
+from d2l_adam import sandbox, testing
+import d2l_adam.numpy, d2l_adam.torch
+from d2l_adam.__main__ import cli
+
+sandbox._ROOT = os.environ["PYTHONPATH"]
+testing.assert_tabs_agree({"numpy": d2l_adam.numpy.adam, "pytorch": d2l_adam.torch.adam})
+out = {}
+for command in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(cli, command)
+    out[command[0]] = done.exit_code, done.stdout, repr(done.exception)
+print(json.dumps([sys.platform, hasattr(os, "fork"), out]))
+"""
+
+
+@pytest.mark.parametrize("system", LACKS)
+def test_the_commands_work_on(system, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(HIDE.format(system=system, lacks=LACKS[system]))
+    files = written(
+        tmp_path,
+        drifts=section("adam", ("numpy", "pytorch"), {"pytorch": put("1e-6", "1e-5")}),
+        loops=adam("numpy", "while True: pass") + adam("numpy", "pass").replace("def adam", "def other"),
+        right=section("sgd", ("numpy", "pytorch")),
+    )
+    commands = [
+        ["check", "--json", "--timeout", "5", *map(str, files)],
+        ["run", "--tab", "numpy", "--num-epochs", "1", "--json"],
+        ["bench", "--tab", "numpy", "--size", "chapter", "--seconds", "0.1", "--no-epochs", "--json"],
+        ["render", "--tab", "pytorch"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    its_platform, forks, out = json.loads(done.stdout)
+    assert (its_platform, forks) == (system, system != "win32")
+    status, report, _ = out.pop("check")
+    report = json.loads(report)
+    assert (status, report["files"]) == (1, [str(file) for file in files])
+    assert [x["message"] for x in report["findings"] if not x["file"]] == [SAYS[system]]
+    [drift] = [x for x in report["findings"] if x["kind"] == "drift"]
+    assert (drift["tab"], drift["causes"]) == ("pytorch", [["eps = 1e-05 instead of 1e-06"]])
+    [unchecked] = [x for x in report["findings"] if x["kind"] == "unchecked"]
+    assert (unchecked["name"], unchecked["message"]) == (
+        "adam",
+        "could not be checked: it did not end within 5 seconds, and was ended",
+    )
+    assert {x["name"]: x["groups"] for x in report["optimizers"]} == {
+        "adam": [["numpy"], ["pytorch"]],
+        "other": [["numpy"]],
+        "sgd": [["numpy", "pytorch"]],
+    }
+    for name, (status, _, exception) in out.items():
+        assert (name, status, exception) == (name, 0, exception)
+
+
+PLAIN = {
+    "raises": (["raise ValueError('no such', 'thing')"], "ValueError: ('no such', 'thing') (line 5)"),
+    "loops": (["while True: pass"], "it did not end within 5 seconds, and was ended"),
+    "leaves": (["import os", "os._exit(3)"], "it ended its process, with status 3"),
+    "crashes": (["import ctypes", "ctypes.string_at(0)"], "its process was ended by SIGSEGV"),
+    "floods": (["while True: print('x' * 10**6)"], "it printed more than 64 MiB, and was ended"),
+    "asks": (["input('your name?')"], "EOFError"),
+    "answers": (
+        ["import os", "for i in range(3, 9):", "    try: os.write(i, b'[]\\n')", "    except OSError: pass"],
+        "path",
+    ),
+}
+
+
+def test_what_a_plain_process_does_keeps_no_other_from_being_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "FORKS", False)
+    texts = {name: adam("numpy", *body) for name, (body, _) in PLAIN.items()}
+    texts["last"] = section("adam", ("numpy",))
+    report = check.check(written(tmp_path, **texts), timeout=5)
+    said = {Path(x.file).stem: x.message for x in report.of("unchecked")}
+    assert said.keys() == PLAIN.keys()
+    for name, (_, words) in PLAIN.items():
+        assert words in said[name], name
+    [good] = report.compared
+    assert good.verdict.matches_spec
+    assert f"::notice title=note::{SAYS['darwin']}" in report.annotations()
