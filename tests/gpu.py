@@ -12,6 +12,7 @@ have not, 2 if nothing could be run.
 import argparse
 import contextlib
 import copy
+import importlib
 import json
 import os
 import statistics
@@ -425,7 +426,19 @@ def set_up():
     wanted = [pins.get(name, name) for name in missing]
     wanted += [f"{name}=={version(name)}" for name in NEEDED if name not in missing]  # these must stay as they are
     print(f"Installing {', '.join(missing)} into {FOLDER / 'site'}", flush=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "15", "--upgrade"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--retries",
+        "1",
+        "--timeout",
+        "15",
+        "--upgrade",
+    ]
     command += ["--target", str(FOLDER / "site"), *wanted]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SET_UP)
@@ -460,6 +473,7 @@ def main():
     end, cure = time.monotonic() + LIMIT, "`--device cpu --quick` tries this script without one"
     obstacle = set_up() if find_spec("torch") or which("nvidia-smi") or given.device == "cpu" else "no nvidia-smi here"
     if not obstacle:
+        importlib.invalidate_caches()  # the folder may be new
         import torch
 
         if given.device == "cuda" and not torch.cuda.is_available():
