@@ -34,7 +34,7 @@ def framework(name: str, pip: str, apt: str = "see its own notes on installation
 
 
 def triton() -> None:
-    """Settle who loads Triton, PyTorch's compiler of GPU code: called after PyTorch, and before TensorFlow, is imported.
+    """Settle who loads Triton, PyTorch's compiler for GPUs: called after PyTorch, and before TensorFlow, is imported.
 
     Loaded after TensorFlow, it ends the process by a segmentation fault; the other order works. So it is loaded now
     if PyTorch is there to use it, and TensorFlow is not. Else it counts as not installed: PyTorch goes on without it.
@@ -44,7 +44,8 @@ def triton() -> None:
         with contextlib.suppress(Exception):  # PyTorch too goes on without it, if it cannot be imported
             importlib.import_module("triton")
     elif (loaded or find_spec("tensorflow")) and find_spec("triton"):
-        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  which `import` takes for missing
+        modules: dict[str, Any] = sys.modules
+        modules.setdefault("triton", None)  # which `import` takes for missing
 
 
 def without_triton() -> str | None:

@@ -201,6 +201,7 @@ def step(rule):
 
         A sparse gradient is made dense first, the values of duplicate indices summed.
         """
+        _refuse_capture()
         params = contract.listed(_THIS, "params", params)
         grads = [getattr(p, "grad", None) for p in params]
         if not bound(params, grads, states, hyperparams, zero_grad=True):
@@ -209,6 +210,14 @@ def step(rule):
                     p.grad.zero_()
 
     return one_step
+
+
+def _refuse_capture():
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "pytorch: this step cannot be captured in a CUDA graph, which would repeat it at the time and rate of its "
+            "capture; capture the rest, and step after it"
+        )
 
 
 def _dense(p, grad):
@@ -389,11 +398,7 @@ class Adam(torch.optim.Optimizer):
         `closure`, if given, computes the gradients anew; the loss that it returns is returned.
         Raises ValueError or TypeError with cause and cure; then nothing has changed.
         """
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "pytorch: this step cannot be captured in a CUDA graph, which would repeat it at the time and rate of "
-                "its capture; capture the rest, and step after it"
-            )
+        _refuse_capture()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -575,22 +580,26 @@ def _compiled(kernel, dtype, half, *options):
 def _compilable(choice, row):
     """Whether the step of this parameter, which Numba cannot make, is to be compiled by PyTorch."""
     p, *others, _ = row
-    if choice and p.is_cuda and (reason := imports.without_triton()):
-        raise ValueError(f"pytorch: this step cannot be fused: PyTorch compiles it with Triton. {reason}")
-    wanted = p.is_cuda and _compiles(p.device.type) if choice is None else choice
-    return wanted and type(p) in _PLAIN and all(x.is_contiguous() for x in (p, *others))
+    wanted = p.is_cuda if choice is None else choice
+    # A compiled step takes all memory to be aligned as that which it was compiled for; older PyTorchs do not ask.
+    fit = type(p) in _PLAIN and all(x.is_contiguous() and x.data_ptr() % 16 == 0 for x in (p, *others))
+    if not (wanted and fit and (reason := _cannot_compile(p.device.type))):
+        return wanted and fit
+    if choice:
+        raise ValueError(f"pytorch: this step cannot be fused: torch.compile fails for {p.device.type} ({reason})")
+    return False
 
 
 @functools.cache
-def _compiles(device):
-    """Whether `torch.compile` works here, asked once."""
+def _cannot_compile(device):
+    """Why `torch.compile` does not work for a kind of device, or None; asked once, and then warned of."""
     try:
         torch.compile(torch.Tensor.exp)(torch.zeros(2, device=device))
     except Exception as error:  # a missing compiler shows itself in many ways
-        reason = imports.without_triton() or error
+        reason = imports.without_triton() or str(error)
         warnings.warn(f"pytorch: torch.compile fails for {device} ({reason}); the steps are not fused", stacklevel=2)
-        return False
-    return True
+        return reason
+    return None
 
 
 #: The dtype of the averages, where it is not the parameter's.

@@ -17,7 +17,7 @@ from d2l_adam.testing import tab  # noqa: F401  the fixture, as other test suite
 
 OF_ONE = {"mxnet": "test_gluon.py", "pytorch": "test_torch_optim.py", "tensorflow": "test_keras.py"}
 OF_ALL = ["test_chapter.py", "test_d2l.py", "test_readme.py"]
-collect_ignore = [OF_ONE[tab] for tab in LEFT_OUT] + (OF_ALL if LEFT_OUT else [])
+collect_ignore = [OF_ONE[name] for name in LEFT_OUT] + (OF_ALL if LEFT_OUT else [])
 
 # The machines are small and noisy: no deadlines. The same examples each time: a failure can be run again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(config, items):
         mark = item.get_closest_marker("needs")
         names = {*mark.args} if mark else set()
         for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
-            names |= {x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, str)}
+            for part in value if isinstance(value, tuple) else (value,):
+                names |= {part} if isinstance(part, str) else set()
         (deselected if names & {*LEFT_OUT} else kept).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)

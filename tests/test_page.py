@@ -144,7 +144,7 @@ def test_a_tab_switches_every_group(visit, language):
         assert page.locator(f".tab.{name} .output img").first.is_visible()
 
 
-@pytest.mark.needs()
+@pytest.mark.needs("numpy")
 @pytest.mark.parametrize("tabs", [("pytorch",), ("mxnet", "tensorflow")], ids=" and ".join)
 def test_a_page_has_the_tabs_whose_notebooks_there_are(notebooks, browser, tmp_path, tabs):
     for tab in tabs:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import types
 import warnings
 
 import numpy as np
@@ -718,32 +717,44 @@ def test_a_compiled_training_loop_trains_alike(fused):
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-def test_where_nothing_can_be_compiled_a_gpu_s_step_is_eager(monkeypatch):
+@pytest.fixture
+def cannot_compile(monkeypatch):
+    """A PyTorch that cannot compile, and has not been asked yet."""
+
     def broken(*args, **kwargs):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    tab._compiles.cache_clear()
-    with pytest.warns(UserWarning, match=r"torch.compile fails for cpu \(no compiler\); the steps are not fused"):
-        assert not tab._compiles("cpu")
-    tab._compiles.cache_clear()
+    tab._cannot_compile.cache_clear()
+    yield
+    tab._cannot_compile.cache_clear()
 
 
-def test_without_triton_a_gpu_s_step_says_why_it_is_not_compiled(monkeypatch):
+def test_where_nothing_can_be_compiled_a_step_is_eager_or_refused_as_a_whole(cannot_compile):
+    single, half = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    single.grad, half.grad = torch.ones_like(single), torch.ones_like(half)
+    optimizer = Adam([single, half], lr=0.1, fused=True)
+    words = r"torch.compile fails for cpu \(no compiler\)"
+    refused = pytest.raises(ValueError, match=f"this step cannot be fused: {words}")
+    with pytest.warns(UserWarning, match=f"{words}; the steps are not fused"), refused:
+        optimizer.step()
+    with pytest.raises(ValueError, match="this step cannot be fused"):
+        optimizer.step()
+    assert single.tolist() == half.tolist() == [1.0, 1.0]
+    assert not optimizer.state
+    Adam([single, half], lr=0.1).step()
+    assert half.tolist() != [1.0, 1.0]
+
+
+def test_without_triton_a_gpu_s_step_says_why_it_is_not_compiled(cannot_compile, monkeypatch):
     """With a stand-in for a tensor on a GPU, where TensorFlow was imported first."""
-    row = (types.SimpleNamespace(is_cuda=True, device=torch.device("cuda")), False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    with pytest.raises(ValueError, match="TensorFlow was imported first, .*; import torch before tensorflow"):
-        tab._compilable(True, row)
-
-    def broken(*args, **kwargs):
-        raise RuntimeError("Cannot find a working triton installation")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    tab._compiles.cache_clear()
-    with pytest.warns(UserWarning, match=r"fails for cuda \(TensorFlow was imported first"):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    row = (*(torch.zeros(2) for _ in "pgvs"), False)
+    with pytest.warns(UserWarning, match=r"TensorFlow was imported first, .*; import torch before tensorflow"):
         assert not tab._compilable(None, row)
-    tab._compiles.cache_clear()
+    with pytest.raises(ValueError, match=r"TensorFlow was imported first, .*; import torch before tensorflow"):
+        tab._compilable(True, row)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
