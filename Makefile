@@ -18,6 +18,7 @@ endif
 
 python := $(if $(filter Windows_NT,$(OS)),.venv/Scripts/python.exe,.venv/bin/python)
 ready := .venv/ready $(tabs:%=.venv/ready-%)
+tools := .venv/ready-tools
 ready-tests := .venv/ready-tests
 notebooks := build/notebooks/ready
 install := $(python) -m pip install --constraint constraints.txt
@@ -70,16 +71,16 @@ bench: $(ready) | build/tmp ## Time steps and epochs, ours and the frameworks' o
 check: $(ready) | build/tmp ## Look for drift between the tabs of the chapter
 	@$(python) -m d2l_adam check $(if $(GITHUB_ACTIONS),--github) $(tabs:%=--tab %) chapter_optimization/*.md
 
-lint: $(ready) | build/tmp ## Check style and types
+lint: $(tools) | build/tmp ## Check style and types
 	@$(python) -m ruff check --quiet .
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m mypy
 
-format: $(ready) ## Fix the style
+format: $(tools) ## Fix the style
 	@$(python) -m ruff check --quiet --fix .
 	@$(python) -m ruff format --quiet .
 
-wheel: $(ready) | build/tmp ## Build the wheel and the source archive into build/dist
+wheel: $(tools) | build/tmp ## Build the wheel and the source archive into build/dist
 	@$(python) -m build --no-isolation --outdir build/dist
 
 clean: ## Remove what the commands wrote
@@ -110,7 +111,7 @@ $(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md 
 	echo 'gigabytes (README.md says how many, and how to need fewer).'; \
 	$$found -m venv .venv
 	$(if $(TABS)$(filter mxnet,$(tabs)),,@echo 'MXNet 1.9.1 has no wheel for $(platform): it is left out.')
-	@$(install) --editable '.[d2l,fused,chapter,tests]' || $(failed)
+	@$(install) --editable '.[d2l,fused,chapter]' || $(failed)
 	@$(install) --no-deps d2l || $(failed)
 	@touch $@
 
@@ -127,10 +128,14 @@ $(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md 
 	@$(install) --no-deps mxnet graphviz setuptools || $(failed)
 	@touch $@
 
+$(tools): .venv/ready
+	@$(install) --editable '.[tests]' || $(failed)
+	@touch $@
+
 # What the tests compare with: d2lbook, in an environment of its own, and other libraries' optimizers.
 setup-tests: $(ready-tests)
 
-$(ready-tests): $(ready) tests/d2lbook.txt tests/d2lbook-no-deps.txt tests/peers.txt | build/tmp
+$(ready-tests): $(ready) $(tools) tests/d2lbook.txt tests/d2lbook-no-deps.txt tests/peers.txt | build/tmp
 	@$(python) -m venv .venv/d2lbook
 	@.venv/d2lbook/bin/python -m pip install -r tests/d2lbook.txt
 	@.venv/d2lbook/bin/python -m pip install --no-deps -r tests/d2lbook-no-deps.txt
