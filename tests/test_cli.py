@@ -147,6 +147,7 @@ def test_the_csv_has_the_points_of_the_json(made_up):
     ]
 
 
+@pytest.mark.needs("mxnet", "pytorch")
 def test_float64_is_held_to_the_tolerance_of_float64(tmp_path, made_up):
     result = made_up[2]
     assert result["tolerance"] == {"float32": 1e-6, "float64": 1e-14}[result["dtype"]]

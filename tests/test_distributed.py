@@ -92,6 +92,7 @@ def test_when_the_command_is_ended_no_process_is_left(number):
     assert not left(number.name)
 
 
+@pytest.mark.needs("tensorflow")
 def test_a_curve_that_is_another_fails(tmp_path):
     """With a copy of the scripts in which the second process sees other rows."""
     folder = tmp_path / "chapter_optimization"

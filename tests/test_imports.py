@@ -157,6 +157,7 @@ print(*(curve["tab"] for curve in curves))
         assert python(code).split() == ["numpy", *others]
 
 
+@pytest.mark.needs("mxnet")
 def test_mxnet_leaves_numpy_as_it_was():
     code = """
 import numpy

@@ -89,6 +89,7 @@ def test_what_is_printed_is_what_the_text_says(notebooks, tab, source):
     assert ends == [(C, "+", "+" if C < 2.5 else "-") for C in (2.1, 2.4, 2.5, 3.0, 5.0)]
 
 
+@pytest.mark.needs("mxnet")
 def test_references_are_for_reading(notebooks):
     japanese, english = ("\n".join(c.source for c in read(notebooks, "mxnet", s).cells) for s in references.SOURCES)
     assert "[12.6 節](https://d2l.ai/chapter_optimization/momentum.html)" in japanese
