@@ -51,30 +51,43 @@ def commands(tab, engine, rule, curve, ports):
         tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(PROCESSES)]
         more = {f"worker {i}": {"TF_CONFIG": json.dumps(task)} for i, task in enumerate(tasks)}
     else:
-        store = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(ports[0]), "DMLC_INTERFACE": "lo"}
+        store = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(ports[0]), "DMLC_INTERFACE": loopback()}
         store |= {"DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": str(PROCESSES)}
         names = ["scheduler", "server", *(f"worker {i}" for i in range(PROCESSES))]
         more = {name: store | {"DMLC_ROLE": name.split()[0]} for name in names}
     return {name: ([sys.executable, *worker], environment) for name, environment in more.items()}
 
 
+def loopback():
+    """Return what this system calls the interface of 127.0.0.1: lo on Linux, lo0 on macOS, a sentence on Windows."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == "127.0.0.1" for each in addresses):
+            return name
+    raise OSError("no network interface has the address 127.0.0.1; switch the loopback interface on")
+
+
 @contextlib.contextmanager
 def free_ports(number):
-    """Give that many free ports of the loopback interface, and keep other programs off them meanwhile."""
+    """Give that many free ports of the loopback interface, and on Linux keep other programs off them meanwhile."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
-            # The frameworks share addresses; another program does not get one that is bound, if it is not listening.
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if sys.platform == "linux":
+                # The frameworks share addresses; another program does not get one that is bound, but not listening.
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             each.bind(("127.0.0.1", 0))
-        yield [each.getsockname()[1] for each in sockets]
+        ports = [each.getsockname()[1] for each in sockets]
+        if sys.platform != "linux":  # elsewhere the frameworks might not get them, or what is sent to them
+            stack.close()
+        yield ports
 
 
 def execute(processes, folder, limit):
     """Run processes side by side; RuntimeError with their last words if one fails or is late. None is left over."""
-    common = {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    environment = os.environ | common | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    common = {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": loopback(), "OMP_NUM_THREADS": "1"}
+    common |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}  # last words in their order, and of the killed too
+    environment = os.environ | common
     running: dict[str, psutil.Popen] = {}
     deadline = time.monotonic() + limit
     try:
@@ -111,11 +124,13 @@ def _lines(file):
 @click.option("--limit", default=120.0, show_default=True, help="Seconds that an engine may take.")
 def main(tabs, rules, limit):
     """Train in two processes with each framework, and compare with the reference."""
+    tabs = tabs or [tab for tab in ENGINES if tab in protocol.installed()]
+    if absent := [tab for tab in tabs or ENGINES if tab not in protocol.installed()]:
+        raise click.ClickException(f"{', '.join(absent)}: not installed; `python -m d2l_adam info` says how to")
     tolerance = protocol.TOLERANCE["float32"]
     table = Table("tab", "engine", "rule", title=f"{PROCESSES} processes; allowed distance {tolerance:.0e}")
     for heading in ("largest distance", "s"):
         table.add_column(heading, justify="right")
-    tabs = tabs or [tab for tab in ENGINES if tab in protocol.installed()]
     jobs = [(tab, engine, rule) for tab in tabs for engine in ENGINES[tab] for rule in rules or spec.RULES]
     failures = []
     for tab, engine, rule in track(jobs, "training", console=err):

@@ -11,6 +11,9 @@ By hand:
     torchrun --standalone --nproc-per-node 2 chapter_optimization/distributed_torch.py --engine fsdp curve.json
 """
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -71,8 +74,13 @@ def main():
     given = options("ddp", "zero", "fsdp")
     distributed.init_process_group("gloo")
     rank, rule = distributed.get_rank(), {"adam": tab.Adam, "yogi": tab.Yogi}[given.rule]
-    write(given.curve, rank, train(given.engine, rule, rank, distributed.get_world_size()))
-    # The model is gone by now, as it has to be: one that outlives its process group may hang when it goes.
+    # A process group and its threads end with the last reference to it. A thread that still has to let go of a tensor
+    # when Python ends aborts the process. Two things refer to the group: what PyTorch remembers of sharded tensors,
+    # until the thread that works with them ends; and a sharded model, in cycles, until it is collected.
+    with ThreadPoolExecutor(1) as thread:
+        curve = thread.submit(train, given.engine, rule, rank, distributed.get_world_size()).result()
+    write(given.curve, rank, curve)
+    gc.collect()
     distributed.destroy_process_group()
 
 

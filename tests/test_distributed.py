@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import numpy as np
 import oracle
 import psutil
 import pytest
+from click.testing import CliRunner
 
+import distributed
 from d2l_adam import protocol
 from distributed import ENGINES, execute
 from distributed_run import steps
@@ -48,6 +51,34 @@ def test_two_processes_make_the_curve_of_one_on_every_engine(tab):
     assert not left(tab)
 
 
+#: A worker that tells whether its process group outlives its end. The group's threads, that is: they are in it.
+WATCHED = """
+import weakref
+from torch import distributed
+import distributed_torch
+
+def destroy():
+    group = weakref.ref(distributed.group.WORLD)
+    destroy_process_group()
+    print("A process group", "is left" if group() else "is gone", flush=True)
+
+destroy_process_group, distributed.destroy_process_group = distributed.destroy_process_group, destroy
+distributed_torch.main()
+"""
+
+
+@pytest.mark.parametrize(("tab", "engine"), [("pytorch", engine) for engine in ENGINES["pytorch"]])
+def test_no_thread_of_a_process_group_lives_on_while_python_ends(tab, engine, tmp_path):
+    """One that still holds a tensor then would abort the process: now and then only, so what it needs is looked for."""
+    watched = tmp_path / "watched.py"
+    watched.write_text(WATCHED)
+    worker = str(SCRIPT.with_name("distributed_torch.py"))
+    ((command, more),) = distributed.commands(tab, engine, "adam", tmp_path / "curve", ()).values()
+    command = [str(watched) if part == worker else part for part in command]
+    execute({"torchrun": (command, more | {"PYTHONPATH": os.pathsep.join(sys.path)})}, tmp_path, limit=240)
+    assert re.findall(r"A process group is \w+", (tmp_path / "torchrun").read_text()) == ["A process group is gone"] * 2
+
+
 def test_together_the_processes_have_the_batches_of_one():
     whole = [rows for rows, _ in protocol.batches()]
     features, labels, _, _ = protocol.start()
@@ -60,7 +91,8 @@ def test_together_the_processes_have_the_batches_of_one():
 WAIT = "import time; print('waiting', flush=True); time.sleep(600)"
 
 
-def test_a_process_that_fails_ends_the_others_at_once(tmp_path):
+def test_a_process_that_fails_ends_the_others_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # Python would keep `first` back until it ends
     code = "import sys; print('first'); sys.exit('the last words')"
     commands = {
         "worker 0": ([sys.executable, "-c", WAIT], {}),
@@ -80,6 +112,7 @@ def test_a_process_that_is_late_is_killed_with_its_children(tmp_path):
     assert not left("late")
 
 
+@pytest.mark.needs("mxnet")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_when_the_command_is_ended_no_process_is_left(number):
     command = [sys.executable, SCRIPT, "--tab", "mxnet"]
@@ -106,3 +139,66 @@ def test_a_curve_that_is_another_fails(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "tensorflow mirrored adam: another curve than one process makes" in done.stderr
+
+
+def invoke(monkeypatch, installed, *arguments):
+    """The command where only `installed` are, and nothing is really trained: its result, and what it would train."""
+    trained = []
+
+    def execute(processes, folder, limit):
+        trained.append([*processes])
+        raise RuntimeError("not trained")
+
+    monkeypatch.setattr(protocol, "installed", lambda: ("numpy", *installed))
+    monkeypatch.setattr(distributed, "execute", execute)
+    return CliRunner().invoke(distributed.main, arguments), trained
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch):
+    done, trained = invoke(monkeypatch, ["tensorflow"], "--rule", "adam")
+    assert (done.exit_code, trained) == (1, [["worker 0", "worker 1"]])
+    assert "tensorflow mirrored adam: not trained" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "arguments", "absent"),
+    [
+        (["pytorch"], ["--tab", "pytorch", "--tab", "mxnet"], "mxnet"),
+        ([], [], "mxnet, pytorch, tensorflow"),
+    ],
+)
+def test_what_is_asked_for_has_to_be_installed(monkeypatch, installed, arguments, absent):
+    done, trained = invoke(monkeypatch, installed, *arguments)
+    assert (done.exit_code, done.stdout, trained) == (1, "", [])
+    assert done.stderr == f"Error: {absent}: not installed; `python -m d2l_adam info` says how to\n"
+
+
+@pytest.mark.parametrize("name", ["lo", "lo0", "Loopback Pseudo-Interface 1"])
+def test_the_loopback_interface_is_found_by_its_address(monkeypatch, name):
+    class Address:
+        def __init__(self, address):
+            self.address = address
+
+    there = {"en0": [Address("127.0.0.2")], name: [Address("::1"), Address("127.0.0.1")]}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: there)
+    assert distributed.loopback() == name
+    del there[name]
+    with pytest.raises(OSError, match="switch the loopback interface on"):
+        distributed.loopback()
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_ports_are_kept_where_the_frameworks_get_them_all_the_same(monkeypatch, platform):
+    if platform == "win32":
+        monkeypatch.delattr(socket, "SO_REUSEPORT")
+    kept = platform == "linux" == sys.platform
+    monkeypatch.setattr(sys, "platform", platform)
+    with distributed.free_ports(2) as ports:
+        assert len({*ports}) == 2
+        for port in ports:
+            with socket.socket() as other:
+                if kept:
+                    with pytest.raises(OSError, match="in use"):
+                        other.bind(("127.0.0.1", port))
+                else:
+                    other.bind(("127.0.0.1", port))
