@@ -16,15 +16,14 @@ from frameworks import LEFT_OUT
 from d2l_adam import protocol
 from d2l_adam.testing import tab  # noqa: F401  the fixture, as other test suites get it
 
+ROOT = Path(__file__).parents[1]
+#: What is for one framework only, or compares all of them: left out with it.
 OF_ONE = {
-    "mxnet": ["test_gluon.py"],
-    "pytorch": ["test_dtensor.py", "test_gpu.py", "test_torch_optim.py"],
-    "tensorflow": ["test_keras.py"],
+    "mxnet": ["tests/test_gluon.py", "d2l_adam/mxnet.py"],
+    "pytorch": ["tests/test_dtensor.py", "tests/test_gpu.py", "tests/test_torch_optim.py", "d2l_adam/torch.py"],
+    "tensorflow": ["tests/test_keras.py", "d2l_adam/tensorflow.py"],
 }
-OF_ALL = ["test_chapter.py", "test_check.py", "test_d2l.py", "test_platforms.py", "test_readme.py"]
-collect_ignore = OF_ALL if LEFT_OUT else []
-for name in LEFT_OUT:
-    collect_ignore += OF_ONE[name]
+OF_ALL = [f"tests/test_{name}.py" for name in ("chapter", "check", "d2l", "platforms", "readme")]
 
 # The machines are small and noisy: no deadlines. The same examples each time: a failure can be run again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
@@ -33,6 +32,10 @@ hypothesis.settings.load_profile("default")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "needs(*tabs): run this test only where all of these were set up")
+    ignored = OF_ALL if LEFT_OUT else []
+    for name in LEFT_OUT:
+        ignored = ignored + OF_ONE[name]
+    config.option.ignore = [*(config.option.ignore or ()), *(str(ROOT / file) for file in ignored)]
 
 
 def pytest_collection_modifyitems(config, items):
