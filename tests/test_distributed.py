@@ -53,6 +53,7 @@ def test_two_processes_make_the_curve_of_one_on_every_engine(tab):
 
 #: A worker that tells whether its process group outlives its end. The group's threads, that is: they are in it.
 WATCHED = """
+import sys
 import weakref
 from torch import distributed
 import distributed_torch
@@ -60,7 +61,8 @@ import distributed_torch
 def destroy():
     group = weakref.ref(distributed.group.WORLD)
     destroy_process_group()
-    print("A process group", "is left" if group() else "is gone", flush=True)
+    # As one piece, as the other process writes into the same file.
+    sys.stdout.write(f"A process group is {'left' if group() else 'gone'}\\n")
 
 destroy_process_group, distributed.destroy_process_group = distributed.destroy_process_group, destroy
 distributed_torch.main()
