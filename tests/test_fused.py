@@ -995,9 +995,9 @@ def test_the_environment_may_choose(variable, words):
 
 def test_info_says_how_steps_are_made_and_why():
     result = json.loads(CliRunner().invoke(cli, ["info", "--json"]).stdout)
-    assert {tab: (row["step"], row["note"]) for tab, row in result["frameworks"].items() if tab in TABS} == {
-        tab: ("fused", "") for tab in TABS
-    }
+    assert {
+        tab: (row["step"], row["note"]) for tab, row in result["frameworks"].items() if tab in TABS
+    } == dict.fromkeys(TABS, ("fused", ""))
     assert result["steps"]["why"] is None
     assert any(name.startswith("loop.adam_float32") for name in os.listdir(result["steps"]["cache"]))
     d2l_adam.set_fused(False)
