@@ -596,7 +596,7 @@ def _cannot_compile(device):
     try:
         torch.compile(torch.Tensor.exp)(torch.zeros(2, device=device))
     except Exception as error:  # a missing compiler shows itself in many ways
-        reason = imports.without_triton() or str(error)
+        reason = imports.without_triton() or " ".join(str(error).split())[:300]
         warnings.warn(f"pytorch: torch.compile fails for {device} ({reason}); the steps are not fused", stacklevel=2)
         return reason
     return None

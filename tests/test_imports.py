@@ -125,6 +125,7 @@ if sys.platform == "linux":
 torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]).step()
 assert max(curve["max_distance"] for curve in curves) <= 1e-6
 print(*(curve["tab"] for curve in curves))
+print(torch.compile(torch.sum, backend="eager")(torch.ones(3)).item())  # the others need a C++ compiler
 """
 
 
@@ -132,10 +133,9 @@ print(*(curve["tab"] for curve in curves))
 @pytest.mark.parametrize("order", ORDERS, ids="; ".join)
 def test_frameworks_and_tabs_may_be_imported_in_any_order(order):
     assert PEERS.is_dir(), "the other libraries are not installed; run: make setup-tests"
-    compiled = "print(torch.compile(torch.sum)(torch.ones(3)).item())\n" if order[0] == "import tensorflow" else ""
-    printed = python("\n".join(order) + USE + compiled, PEERS).splitlines()
+    printed = python("\n".join(order) + USE, PEERS).splitlines()
     whole = ORDERS[order] or sys.platform != "linux"
-    assert printed == ["without Triton"] * (not whole) + ["numpy mxnet pytorch tensorflow"] + ["3.0"] * bool(compiled)
+    assert printed == ["without Triton"] * (not whole) + ["numpy mxnet pytorch tensorflow", "3.0"]
 
 
 @pytest.mark.parametrize("tab", NATIVE)

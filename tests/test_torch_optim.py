@@ -592,8 +592,8 @@ GROUP = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": -1.0}
 
 
 compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "c++", "clang++"))) or " " in tempfile.gettempdir(),
-    reason="torch.compile needs a C++ compiler here, and a temporary folder without a space in its path",
+    not any(map(shutil.which, ("g++", "c++", "clang++"))) or " " in tempfile.gettempdir() + torch.__file__,
+    reason="torch.compile needs a C++ compiler here, and no space in the paths of the temporary folder and of itself",
 )
 
 
