@@ -14,6 +14,12 @@ with imports.framework("torch", pip="torch"):
     import torch
     from torch import sign, sqrt, square  # noqa: F401  the words of the spec
 imports.triton()
+if "tensorflow" in sys.modules:
+    # What TensorFlow has in the place of CUDA's library then answers PyTorch's too, and where there is no GPU it is
+    # complained of, once: now, and to nobody.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.cuda.device_count()
 
 _THIS = sys.modules[__name__]
 NAME = "pytorch"
