@@ -38,10 +38,13 @@ def pytest_configure(config):
     config.option.ignore = [*(config.option.ignore or ()), *(str(ROOT / file) for file in ignored)]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Leave out what is for a framework that was left out of the environment; what is there and broken still fails."""
     kept, deselected = [], []
     for item in items:
+        # The tests of a file share what they make; so do those of the notebooks and of the pages made from them.
+        item.add_marker(pytest.mark.xdist_group("notebooks" if "notebooks" in item.fixturenames else item.path.name))
         mark = item.get_closest_marker("needs")
         names = {*mark.args} if mark else set()
         for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
