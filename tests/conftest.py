@@ -43,8 +43,9 @@ def pytest_collection_modifyitems(config, items):
     """Leave out what is for a framework that was left out of the environment; what is there and broken still fails."""
     kept, deselected = [], []
     for item in items:
-        # The tests of a file share what they make; so do those of the notebooks and of the pages made from them.
-        item.add_marker(pytest.mark.xdist_group("notebooks" if "notebooks" in item.fixturenames else item.path.name))
+        # One process for each file, whose tests share what they make. The pages are made from the notebooks.
+        file = item.path.name
+        item.add_marker(pytest.mark.xdist_group("test_page.py" if file == "test_notebooks.py" else file))
         mark = item.get_closest_marker("needs")
         names = {*mark.args} if mark else set()
         for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
