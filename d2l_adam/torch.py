@@ -72,6 +72,8 @@ def give(p, g):
 
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
+#: What a parameter, its gradient and its averages usually are.
+_PLAIN_ROWS = {(kind, torch.Tensor, torch.Tensor, torch.Tensor) for kind in _PLAIN}
 num_threads = torch.get_num_threads
 
 
@@ -625,8 +627,7 @@ def _clock(step):
 def _row(p, state, name, i):
     """Parameter, gradient and averages as real numbers of this process; `name(i)` is what an error calls it."""
     p, grad, v, s = row = p, p.grad, state["exp_avg"], state["exp_avg_sq"]
-    plain = type(p) in _PLAIN and type(grad) in _PLAIN and type(v) in _PLAIN and type(s) in _PLAIN
-    if plain and not p.is_complex():
+    if (type(p), type(grad), type(v), type(s)) in _PLAIN_ROWS and not p.is_complex():
         return row
     grad = _dense(p, grad)
     grad = grad.resolve_conj() if isinstance(grad, torch.Tensor) else grad
