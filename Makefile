@@ -40,6 +40,7 @@ export XDG_CONFIG_HOME := $(CURDIR)/build/home/config
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'TABS="pytorch tensorflow" limits them to some frameworks; PYTHON= names the Python for .venv.'
 
 setup: $(ready) ## Set up .venv (the other targets do so themselves)
 
