@@ -64,7 +64,7 @@ cells: $(ready) ## Render the cells of the chapter from the spec anew
 	@$(python) chapter_optimization/cells.py
 
 test: lint $(ready-tests) ## Run the whole test suite
-	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 bench: $(ready) | build/tmp ## Time steps and epochs, ours and the frameworks' own side by side
 	@$(python) -m d2l_adam bench $(tabs:%=--tab %) --tab numpy

@@ -38,14 +38,10 @@ def pytest_configure(config):
     config.option.ignore = [*(config.option.ignore or ()), *(str(ROOT / file) for file in ignored)]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Leave out what is for a framework that was left out of the environment; what is there and broken still fails."""
     kept, deselected = [], []
     for item in items:
-        # One process for each file, whose tests share what they make. The pages are made from the notebooks.
-        file = item.path.name
-        item.add_marker(pytest.mark.xdist_group("test_page.py" if file == "test_notebooks.py" else file))
         mark = item.get_closest_marker("needs")
         names = {*mark.args} if mark else set()
         for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
@@ -63,9 +59,8 @@ def pytest_runtest_call(item):
     try:
         return (yield)
     except ModuleNotFoundError as error:
-        if error.name in {protocol.MODULE[name] for name in LEFT_OUT} | (
-            {"keras"} if "tensorflow" in LEFT_OUT else set()
-        ):
+        left_out = {protocol.MODULE[name] for name in LEFT_OUT}
+        if error.name in left_out or (error.name == "keras" and "tensorflow" in left_out):
             pytest.skip(f"{error.name} was left out of the environment")
         raise
 
