@@ -85,7 +85,7 @@ wheel: $(tools) | build/tmp ## Build the wheel and the source archive into build
 	@$(python) -m build --no-isolation --outdir build/dist
 
 clean: ## Remove what the commands wrote
-	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache d2l_adam/__pycache__
+	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache d2l_adam/__pycache__ d2l_adam/*/__pycache__
 
 distclean: clean ## Remove the environment too
 	rm -rf .venv
@@ -94,7 +94,7 @@ build/tmp:
 	@mkdir -p $@
 
 $(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md notebooks.py references.py \
-		references.bib) $(wildcard d2l_adam/*.py) | build/tmp
+		references.bib) $(wildcard d2l_adam/*.py d2l_adam/*/*.py) | build/tmp
 	@$(python) chapter_optimization/notebooks.py $(tabs:%=--tab %)
 	@touch $@
 

@@ -120,7 +120,7 @@ def _lines(file):
 
 @click.command()
 @click.option("--tab", "tabs", multiple=True, type=click.Choice(list(ENGINES)), help="Repeatable; default: all here.")
-@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
+@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.SECTION)), help="Repeatable; default: all.")
 @click.option("--limit", default=120.0, show_default=True, help="Seconds that an engine may take.")
 def main(tabs, rules, limit):
     """Train in two processes with each framework, and compare with the reference."""
@@ -131,7 +131,7 @@ def main(tabs, rules, limit):
     table = Table("tab", "engine", "rule", title=f"{PROCESSES} processes; allowed distance {tolerance:.0e}")
     for heading in ("largest distance", "s"):
         table.add_column(heading, justify="right")
-    jobs = [(tab, engine, rule) for tab in tabs for engine in ENGINES[tab] for rule in rules or spec.RULES]
+    jobs = [(tab, engine, rule) for tab in tabs for engine in ENGINES[tab] for rule in rules or spec.SECTION]
     failures = []
     for tab, engine, rule in track(jobs, "training", console=err):
         began = time.perf_counter()

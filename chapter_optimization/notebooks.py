@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import references
-from d2l_adam import TABS, book, protocol
+from d2l_adam import TABS, protocol
+from d2l_adam.check import markdown
 
 console = Console(stderr=True)
 FRAMEWORKS = tuple(tab for tab in TABS if tab != "numpy")
 TIMEOUT = 300  # seconds for a cell; on a small machine the longest takes twenty
 
 
-def notebook(cells: list[book.Cell], tab: str, language: str) -> nbformat.NotebookNode:
+def notebook(cells: list[markdown.Cell], tab: str, language: str) -> nbformat.NotebookNode:
     """Return the notebook of one tab, ready to read; its references are the last cell."""
     cells = [cell.within(tab) for cell in cells if cell.of(tab)]
     texts = iter(references.plain([cell.source for cell in cells if cell.kind == "markdown"], language))
@@ -37,7 +38,7 @@ def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
     """Execute the notebook of a `(file, tab, source)` and write it, outputs included. Return what failed, if any."""
     file, tab, source = job
     text = (references.FOLDER / f"{source}.md").read_text(encoding="utf-8")
-    cells = book.read(text)
+    cells = markdown.read(text)
     lines = [cell.line for cell in cells if cell.of(tab)]
     file.parent.mkdir(parents=True, exist_ok=True)
     name = f"{tab}/{file.relative_to(file.parents[1])}"

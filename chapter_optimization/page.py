@@ -17,7 +17,7 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 import references
-from d2l_adam import book
+from d2l_adam.check import markdown
 
 HERE = Path(__file__).resolve().parent
 TABS = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow"}
@@ -153,7 +153,7 @@ def executed(cells, tab, file):
 def page(text, language, notebooks, folder):
     """The section as one page of MyST: what differs between the tabs becomes a group of panels."""
     words = WORDS[language]
-    cells = book.read(myst(text, language))
+    cells = markdown.read(myst(text, language))
     shown: dict[tuple[int, str], str] = {}
     tabs = [tab for tab in TABS if (notebooks / tab).is_dir()] or list(TABS)  # what was not made at all is left out
     for tab in tabs:

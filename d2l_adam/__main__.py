@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import math
 import os
 import platform
 import sys
@@ -24,14 +23,32 @@ from d2l_adam import check as checking
 from d2l_adam import render as rendering
 
 out, err = Console(), Console(stderr=True)
-_FOLDER = click.option(
-    "--out",
-    "folder",
-    default="build",
-    show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="For files.",
+_TABS = click.option(
+    "--tab", "tabs", multiple=True, type=click.Choice(TABS), help="Repeatable; default: all that are here."
 )
+_RULES = click.option(
+    "--rule", "rules", multiple=True, type=click.Choice(list(spec.SECTION)), help="Repeatable; default: all."
+)
+_PATH = click.Path(path_type=Path, file_okay=False)
+_FOLDER = click.option("--out", "folder", default="build", show_default=True, type=_PATH, help="For files.")
+
+
+def _json(text):
+    return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+def _say(text, console=out):
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(left, right, rows, title=None, justify="left"):
+    """Print a table with columns to the left and, for numbers, to the right."""
+    table = Table(*left, title=title, title_justify=justify)
+    for heading in right:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 @click.group()
@@ -43,15 +60,15 @@ def cli():
 
 
 @cli.command()
-@click.option("--tab", "tabs", multiple=True, type=click.Choice(TABS), help="Repeatable; default: all that are here.")
-@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
+@_TABS
+@_RULES
 @click.option("--lr", default=0.01, show_default=True, help="Learning rate.")
 @click.option("--batch-size", default=10, show_default=True, help="Examples a step.")
 @click.option("--num-epochs", default=2, show_default=True, help="Passes over the 1500 rows.")
 @click.option("--seed", default=0, show_default=True, help="Draws the first weights and the order of the rows.")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(protocol.TOLERANCE)))
 @_FOLDER
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, the curves included, instead of the table.")
+@_json("Print JSON, the curves included, instead of the table.")
 def run(tabs, rules, folder, as_json, **settings):
     """Train in every framework and compare the loss curves.
 
@@ -61,9 +78,8 @@ def run(tabs, rules, folder, as_json, **settings):
     \b
     Example: d2l-adam run --tab pytorch --tab tensorflow --rule yogi --lr 0.02
     """
-    here = protocol.installed()
+    here, broken = protocol.installed(), {}
     absent = [tab for tab in TABS if not tabs and tab not in here]
-    broken = {}
     for tab in tabs or here:
         try:
             protocol.load(tab)
@@ -71,7 +87,7 @@ def run(tabs, rules, folder, as_json, **settings):
             broken[tab] = str(error)
     curves = protocol.compare(
         [tab for tab in tabs or here if tab not in broken],
-        rules or spec.RULES,
+        rules or spec.SECTION,
         lambda jobs: track(jobs, "training", console=err, disable=as_json),
         **settings,
     )
@@ -83,10 +99,10 @@ def run(tabs, rules, folder, as_json, **settings):
     else:
         _print(curves, tolerance, settings["dtype"])
         for tab in absent:
-            out.print(f"{tab}: not installed, left out; see d2l-adam info")
-        out.print("Written:", ", ".join(map(str, files)), markup=False, soft_wrap=True)
+            _say(f"{tab}: not installed, left out; see d2l-adam info")
+        _say(f"Written: {', '.join(map(str, files))}")
     for tab, cause in broken.items():
-        err.print(f"{tab}: {cause}", markup=False, soft_wrap=True)
+        _say(f"{tab}: {cause}", err)
     sys.exit(0 if holds else 1)
 
 
@@ -101,44 +117,30 @@ def _write(curves, tolerance, folder):
         for curve in curves:
             for point in zip(curve["epochs"], curve["losses"], curve["distances"], strict=True):
                 writer.writerow((curve["tab"], curve["rule"], *map(repr, point)))
-    return [*plot.save(curves, tolerance, folder / "curves"), table]
+    return [*plot.save(plot.draw(curves, tolerance), folder / "curves"), table]
 
 
 def _print_json(result):
-    def plain(x):
-        if isinstance(x, dict):
-            return {key: plain(value) for key, value in x.items()}
-        if isinstance(x, (list, tuple)):
-            return [plain(value) for value in x]
-        return None if isinstance(x, float) and not math.isfinite(x) else x  # JSON has no NaN
-
-    click.echo(json.dumps(plain(result), allow_nan=False))
+    plain = json.loads(json.dumps(result), parse_constant=lambda constant: None)  # JSON has no NaN
+    click.echo(json.dumps(plain, allow_nan=False))
 
 
 def _print(curves, tolerance, dtype):
-    table = Table(title=f"Loss curves in {dtype}; allowed distance {tolerance:.0e}")
-    for heading in ("tab", "rule"):
-        table.add_column(heading)
-    for heading in ("final loss", "largest distance", "s/epoch"):
-        table.add_column(heading, justify="right")
+    rows = []
     for curve in curves:
         distance = f"{curve['max_distance']:.1e}"
         if not curve["max_distance"] <= tolerance:
             distance = f"[red]{distance} TOO FAR"
         elif curve["tab"] == "numpy":
             distance = "reference"
-        table.add_row(
-            curve["tab"],
-            curve["rule"],
-            f"{curve['final_loss']:.6f}",
-            distance,
-            f"{curve['seconds_per_epoch']:.3f}",
-        )
-    out.print(table)
+        loss, seconds = f"{curve['final_loss']:.6f}", f"{curve['seconds_per_epoch']:.3f}"
+        rows.append((curve["tab"], curve["rule"], loss, distance, seconds))
+    title = f"Loss curves in {dtype}; allowed distance {tolerance:.0e}"
+    _table(("tab", "rule"), ("final loss", "largest distance", "s/epoch"), rows, title, justify="center")
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_json("Print JSON instead of the table.")
 def info(as_json):
     """Say which frameworks are here and how to install the others, how steps are made, and whether the data are sound.
 
@@ -170,55 +172,48 @@ def info(as_json):
     if as_json:
         _print_json({"d2l_adam": __version__, "frameworks": frameworks, "steps": steps, "data": table, "sound": sound})
     else:
-        out.print(f"d2l_adam {__version__}, Python {platform.python_version()}", highlight=False)
-        grid = Table("tab", "version", "d2l", "steps", "note")
+        _say(f"d2l_adam {__version__}, Python {platform.python_version()}")
+        rows = []
         for tab, row in frameworks.items():
-            cells = (row["version"] or "-", row["d2l"] or "-", row["step"] or "-", escape(row["note"] or ""))
-            grid.add_row(tab, *cells)
-        out.print(grid)
+            cells = [row[key] or "-" for key in ("version", "d2l", "step")]
+            rows.append((tab, *cells, escape(row["note"] or "")))
+        _table(("tab", "version", "d2l", "steps", "note"), (), rows)
+        threads = f"up to {steps['threads']} threads; compiled code is kept in {steps['cache']}"
+        how = f"fused by Numba {steps['numba']} for float32 and float64 on the processor, {threads}"
         if steps["why"]:
-            out.print(f"steps: eager; {steps['why']}", markup=False, soft_wrap=True)
-        else:
-            out.print(
-                f"steps: fused by Numba {steps['numba']} for float32 and float64 on the processor, up to "
-                f"{steps['threads']} threads; compiled code is kept in {steps['cache']}",
-                markup=False,
-                soft_wrap=True,
-            )
-        out.print(f"data: {table['file'] or '-'}; checksum: {table['checksum']}", markup=False, soft_wrap=True)
+            how = f"eager; {steps['why']}"
+        _say(f"steps: {how}")
+        _say(f"data: {table['file'] or '-'}; checksum: {table['checksum']}")
     sys.exit(0 if sound else 1)
 
 
 def _how_it_steps(module):
     choice = fused.choice()
-    if fused.facts()["why"]:
+    if choice is False:
         return "eager", ""
     X, y, w, b = (numpy.ones(shape, "float32") for shape in ((2, 5), (2, 1), (5, 1), (1,)))
-    params, _, gradients = module.regression(w, b)
+    params, _, gradients = module.TAB.regression(w, b)
     fused.set_fused(True)
     try:
         module.adam(params, *gradients(X, y), module.init_adam_states(5, "float32"), {"lr": 0.01, "t": 1})
     except ValueError as error:
-        return "eager", str(error)
+        return module.TAB.unfused, str(error)
     finally:
         fused.set_fused(choice)
     return "fused", ""
 
 
+_SIZES = "Repeatable; default: all but 1e8, which needs 10 GB of memory."
+
+
 @cli.command()
-@click.option("--tab", "tabs", multiple=True, type=click.Choice(TABS), help="Repeatable; default: all that are here.")
-@click.option(
-    "--size",
-    "sizes",
-    multiple=True,
-    type=click.Choice(list(benching.SIZES)),
-    help="Repeatable; default: all but 1e8, which needs 10 GB of memory.",
-)
-@click.option("--rule", "rules", multiple=True, type=click.Choice(list(spec.RULES)), help="Repeatable; default: all.")
+@_TABS
+@click.option("--size", "sizes", multiple=True, type=click.Choice(list(benching.SIZES)), help=_SIZES)
+@_RULES
 @click.option("--seconds", default=5.0, show_default=True, help="For each tab and size, about.")
 @click.option("--epochs/--no-epochs", default=True, show_default=True, help="Time epochs of the chapter's training.")
 @_FOLDER
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, every turn included, instead of the tables.")
+@_json("Print JSON, every turn included, instead of the tables.")
 def bench(tabs, sizes, rules, seconds, epochs, folder, as_json):
     """Time a step, side by side: ours, the chapter's code and the frameworks' own optimizers.
 
@@ -236,50 +231,42 @@ def bench(tabs, sizes, rules, seconds, epochs, folder, as_json):
     result: dict = {"machine": benching.machine(), "cases": [], "epochs": {}}
     for tab, size in track(jobs, "measuring", console=err, disable=as_json):
         if size:
-            result["cases"].append(benching.measure(tab, size, rules or tuple(spec.RULES), seconds))
+            result["cases"].append(benching.measure(tab, size, rules or tuple(spec.SECTION), seconds))
         else:
             result["epochs"][tab] = benching.epochs(tab)
     result["ratios"] = benching.ratios(result)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [*plot.save_steps(result["cases"], folder / "bench"), folder / "bench.json"]
+    files = [*plot.save(plot.draw_steps(result["cases"]), folder / "bench"), folder / "bench.json"]
     files[-1].write_text(json.dumps(result))
     if as_json:
         _print_json(result)
         return
     _print_bench(result)
-    out.print("Written:", ", ".join(map(str, files)), markup=False, soft_wrap=True)
+    _say(f"Written: {', '.join(map(str, files))}")
 
 
 def _print_bench(result):
-    its = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in its["versions"].items())
-    out.print(f"{its['processor']}, {its['cores']} cores, {its['threads']} threads; {its['system']}", highlight=False)
-    out.print(f"Python {its['python']}; {versions}; {its['date']}", highlight=False, soft_wrap=True)
+    on = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
+    _say(f"{on['processor']}, {on['cores']} cores, {on['threads']} threads; {on['system']}")
+    _say(f"Python {on['python']}; {versions}; {on['date']}")
     for case in result["cases"]:
         plural = "s" if case["tensors"] > 1 else ""
         title = f"{case['tab']}: {case['parameters']:,} parameters in {case['tensors']:,} tensor{plural}"
-        table = Table("", title=title, title_justify="left")
-        for heading in ("a step", "ns a parameter", "of ours"):
-            table.add_column(heading, justify="right")
-        first = case["contestants"][0]["seconds"]
+        first, rows = case["contestants"][0]["seconds"], []
         for x in case["contestants"]:
             each = x["seconds"] / case["parameters"] * 1e9
-            table.add_row(x["name"], _duration(x["seconds"]), f"{each:.2f}", f"{x['seconds'] / first:.2f}")
-        out.print(table)
+            rows.append((x["name"], _duration(x["seconds"]), f"{each:.2f}", f"{x['seconds'] / first:.2f}"))
+        _table([""], ("a step", "ns a parameter", "of ours"), rows, title)
     for tab, made in result["epochs"].items():
-        table = Table("", title=f"{tab}: an epoch of the chapter's training", title_justify="left")
-        table.add_column("an epoch", justify="right")
-        for x in made:
-            table.add_row(x["name"], _duration(x["seconds"]))
-        out.print(table)
-    table = Table("at", "ours", "against", title="Ratios: the other's time / ours", title_justify="left")
-    for heading in ("ratio", "quartiles", "goal"):
-        table.add_column(heading, justify="right")
-    for row in result["ratios"]:
-        ratio = f"{row['ratio']:.2f}" if row["met"] else f"[red]{row['ratio']:.2f}"
-        spread = f"{row['low']:.2f} - {row['high']:.2f}"
-        table.add_row(row["at"], row["ours"], row["against"], ratio, spread, f"{row['goal']:.2f}")
-    out.print(table)
+        taken = [(x["name"], _duration(x["seconds"])) for x in made]
+        _table([""], ["an epoch"], taken, f"{tab}: an epoch of the chapter's training")
+    ratios = []
+    for x in result["ratios"]:
+        ratio, spread = f"{x['ratio']:.2f}", f"{x['low']:.2f} - {x['high']:.2f}"
+        ratio = ratio if x["met"] else f"[red]{ratio}"
+        ratios.append((x["at"], x["ours"], x["against"], ratio, spread, f"{x['goal']:.2f}"))
+    _table(("at", "ours", "against"), ("ratio", "quartiles", "goal"), ratios, "Ratios: the other's time / ours")
 
 
 def _duration(seconds):
@@ -290,10 +277,11 @@ def _duration(seconds):
 @click.option("--tab", required=True, type=click.Choice([*TABS, "all"]), help="all: the rule that all tabs share.")
 @click.argument("names", nargs=-1, type=click.Choice(rendering.NAMES))
 def render(tab, names):
-    """Print functions of the chapter as the reader of a tab sees them, rendered from the spec.
+    """Print functions of the book as the reader of a tab sees them, rendered from the spec.
 
-    NAMES are init_adam_states, adam and yogi; without any, all of them. The code needs only its
-    framework. As a rule, `adam` is named adam_rule: rule(p, g, v, s, t, lr, ...) -> (p, v, s).
+    NAMES are the book's optimizers and their init_..._states; without any, the chapter's: init_adam_states, adam
+    and yogi. The code needs only its framework. As a rule, `adam` is named adam_rule:
+    rule(p, g, v, s, t, lr, ...) -> (p, v, s).
 
     \b
     Example: d2l-adam render --tab pytorch adam
@@ -315,7 +303,7 @@ def render(tab, names):
     type=click.FloatRange(0.1),
     help="GiB for the code of a tab, beside its framework.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+@_json("Print JSON instead.")
 @click.option("--github", is_flag=True, help="Print annotations that GitHub shows beside the lines, instead.")
 def check(files, default_tab, tabs, timeout, memory, as_json, github):
     """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
@@ -354,36 +342,30 @@ def check(files, default_tab, tabs, timeout, memory, as_json, github):
 
 
 def _print_check(report):
-    table = Table("section", "optimizer", "agree", "differ", "spec")
+    rows = []
     top = os.path.commonpath([os.path.dirname(os.path.abspath(x.file)) for x in report.compared] or ["/"])
     for x in report.compared:
         agree, differ = x.verdict.groups[0], list(x.verdict.odd)
-        spec = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
-        alone = len(x.lines) == 1
-        table.add_row(
-            os.path.relpath(x.file, top), x.name, *("-" if alone else ", ".join(agree), ", ".join(differ) or "-", spec)
-        )
-    if report.compared:
-        out.print(table)
+        matches = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
+        agree = "-" if len(x.lines) == 1 else ", ".join(agree)
+        rows.append((os.path.relpath(x.file, top), x.name, agree, ", ".join(differ) or "-", matches))
+    if rows:
+        _table(("section", "optimizer", "agree", "differ", "spec"), (), rows)
     for kind, colour in (("drift", "red"), ("unchecked", "yellow"), ("note", None)):
         for x in report.of(kind):
             click.secho(x.text(), fg=colour)
     if report.compared:
         rounding, smallest = report.margin()
         drift = f"; the smallest drift is {smallest:,.0f} times that" if smallest is not None else ""
-        out.print(
-            f"Rounding took equal tabs {rounding:.2f} of the allowed distance apart{drift}.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say(f"Rounding took equal tabs {rounding:.2f} of the allowed distance apart{drift}.")
     drifted = len({(x.file, x.name) for x in report.of("drift")})
-    what = f"{_count(len(report.compared), 'optimizer')} in {_count(len(report.files), 'file')}: {drifted} drifted"
+    checked = f"{_count(len(report.compared), 'optimizer')} in {_count(len(report.files), 'file')}: {drifted} drifted"
     unchecked, notes = (len(report.of(kind)) for kind in ("unchecked", "note"))
-    out.print(f"{what}, {unchecked} could not be checked, {_count(notes, 'note')}.", highlight=False, soft_wrap=True)
+    _say(f"{checked}, {unchecked} could not be checked, {_count(notes, 'note')}.")
 
 
-def _count(number, what):
-    return f"{number} {what}{'s' * (number != 1)}"
+def _count(number, noun):
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def main():

@@ -110,17 +110,17 @@ def hidden(variable: str) -> Iterator[str | None]:
 _D2L = ("d2l.mxnet", "d2l.torch", "d2l.tensorflow", "d2l.jax")
 
 
-def d2l(tab: ModuleType) -> ModuleType:
+def d2l(tab: Any) -> ModuleType:
     """Import the d2l module of a tab, such as `d2l.torch`, its airfoil data taken from the checked file."""
-    name = f"d2l.{tab.__name__.rpartition('.')[2]}"
+    name = f"d2l.{tab.module}"
     if name not in _D2L:
-        raise AttributeError(f"{tab.NAME}: there is no {name}; d2l 1.0.3 has {', '.join(_D2L)}")
+        raise AttributeError(f"{tab.name}: there is no {name}; d2l 1.0.3 has {', '.join(_D2L)}")
     try:
         with _torchvision() if name == "d2l.torch" and name not in sys.modules else contextlib.nullcontext():
             d2l: Any = importlib.import_module(name)
     except Exception as error:
         raise ImportError(
-            f"{tab.NAME}: {name} cannot be imported ({error}); pip install --no-deps d2l==1.0.3 "
+            f"{tab.name}: {name} cannot be imported ({error}); pip install --no-deps d2l==1.0.3 "
             "&& pip install ipython matplotlib matplotlib-inline pandas requests scipy",
             name=name,
         ) from error

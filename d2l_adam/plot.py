@@ -38,19 +38,6 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
     return figure
 
 
-def save(curves: list[dict], tolerance: float, stem: Path) -> list[Path]:
-    """Draw the curves to `stem`.svg and .png."""
-    return _write(draw(curves, tolerance), stem)
-
-
-def _write(figure, stem):
-    files = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
-    with matplotlib.rc_context({"svg.hashsalt": "d2l_adam"}):
-        for file, metadata in zip(files, ({"Date": None}, {}), strict=True):
-            figure.savefig(file, dpi=150, metadata=metadata)
-    return files
-
-
 def draw_steps(cases: list[dict]) -> Figure:
     """Draw what a step of one tensor costs for each parameter, against its size, as `d2l_adam.bench` measures it."""
     tabs = list(dict.fromkeys(case["tab"] for case in cases))
@@ -80,6 +67,10 @@ def _draw_tab(axes, cases):
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
-def save_steps(cases: list[dict], stem: Path) -> list[Path]:
-    """Draw what steps cost to `stem`.svg and .png."""
-    return _write(draw_steps(cases), stem)
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write what was drawn to `stem`.svg and .png, each time the same bytes; return the files."""
+    files = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
+    with matplotlib.rc_context({"svg.hashsalt": "d2l_adam"}):
+        for file, metadata in zip(files, ({"Date": None}, {}), strict=True):
+            figure.savefig(file, dpi=150, metadata=metadata)
+    return files

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral
+from typing import Any
 
 import numpy
 
 from d2l_adam import TABS, data, spec
+from d2l_adam.rule import Rule
 
 #: How far a loss curve may lie from the float64 reference, at its farthest point.
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
@@ -47,6 +49,7 @@ def train(
     dtype: str = "float32",
     save_to: str | os.PathLike | None = None,
     load_from: str | os.PathLike | None = None,
+    hyperparams: dict[str, float] | None = None,
 ) -> History:
     """Train the chapter's linear regression on the airfoil data, deterministically.
 
@@ -54,8 +57,9 @@ def train(
     of the 1500 rows in each epoch, so every tab sees the same rows. The loss over all rows, the
     mean of half the squared error, is recorded whenever the examples seen reach a multiple of 200.
 
-    `tab` is one of `d2l_adam.TABS`, `rule` the name of a rule of the spec or such a function,
-    `dtype` "float32" or "float64"; `numpy` in float64 is the reference. In the result, `epochs` and
+    `tab` is one of `d2l_adam.TABS`, `rule` the name of a rule of the spec or such a function, `lr` its learning rate
+    if it has one, `hyperparams` what else it takes, such as `{"momentum": 0.5}`; `dtype` is
+    "float32" or "float64"; `numpy` in float64 is the reference. In the result, `epochs` and
     `losses` are the curve, `seconds_per_epoch` leaves out the time to record it, and `params` are
     the final weights (5, 1) and bias (1,).
 
@@ -66,24 +70,22 @@ def train(
     >>> print(f"{history.losses[-1]:.3f} after {history.epochs[-1]:.0f} epochs")
     0.244 after 2 epochs
     """
-    module = load(tab)
-    if isinstance(rule, str):
-        if rule not in spec.RULES:
-            raise ValueError(f"unknown rule {rule!r}; known: {', '.join(spec.RULES)}")
-        rule = spec.RULES[rule]
+    module = load(tab).TAB
+    known = Rule(rule)
     if not isinstance(dtype, str) or dtype not in TOLERANCE:
         raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(TOLERANCE)}")
     for name, value, least in (("batch_size", batch_size, 1), ("num_epochs", num_epochs, 1), ("seed", seed, 0)):
         if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least} on")
     features, labels, weights, bias = start(seed, dtype)
-    step, hyperparams = module.step(rule), {"lr": lr, "t": 1}
+    step, hyperparams = module.step(known), dict(hyperparams or {}) | {"t": 1}
+    if "lr" in known.constants:
+        hyperparams["lr"] = lr
     for first in (True, False):
         params, loss, gradients = module.regression(weights.copy(), bias.copy())
-        states = module.init_adam_states(len(weights), dtype)
+        states = module.init_states(known, params)
         if first:  # what is compiled for the first step is not to be in the time of an epoch
             step(params, *gradients(features[:batch_size], labels[:batch_size]), states, {**hyperparams})
-    known = rule.__name__ if rule in spec.RULES.values() else None
     if load_from is not None:
         module.load(load_from, params, states, hyperparams, rule=known)
     epochs, losses, seconds = [], [], 0.0
@@ -130,7 +132,7 @@ def installed() -> tuple[str, ...]:
 
 
 def compare(
-    tabs: Iterable[str] | None = None, rules: Iterable[str] = tuple(spec.RULES), track: Callable = iter, **settings
+    tabs: Iterable[str] | None = None, rules: Iterable[Any] = tuple(spec.SECTION), track: Callable = iter, **settings
 ) -> list[dict]:
     """Train each rule in each tab, and measure how far its loss curve is from the reference at every point.
 
@@ -146,7 +148,7 @@ def compare(
     """
     curves = []
     tabs = dict.fromkeys(("numpy", *(installed() if tabs is None else tabs)))
-    for rule, tab in track([(rule, tab) for rule in dict.fromkeys(rules) for tab in tabs]):
+    for rule, tab in track([(rule, tab) for rule in dict.fromkeys(map(Rule, rules)) for tab in tabs]):
         history = train(tab, rule, **settings | ({"dtype": "float64"} if tab == "numpy" else {}))
         if tab == "numpy":
             reference = numpy.array(history.losses)
@@ -154,7 +156,7 @@ def compare(
         curves.append(
             {
                 "tab": tab,
-                "rule": rule,
+                "rule": rule.name,
                 "final_loss": history.losses[-1],
                 "max_distance": distances.max(),
                 "seconds_per_epoch": history.seconds_per_epoch,

@@ -1,4 +1,4 @@
-"""The spec rendered as source code: what the reader of each tab sees, in that framework's own words.
+"""Rules rendered as source code: what the reader of each tab sees, in that framework's own words.
 
 The shape is d2l's: a function of `params`, `states` and the dict `hyperparams`, which writes in
 place. The maths is not repeated here: the statements are those of the rule's own syntax tree, its
@@ -8,9 +8,11 @@ words and names replaced.
 import ast
 import inspect
 import textwrap
+from types import FunctionType
 from typing import NamedTuple
 
-from d2l_adam import contract, spec
+from d2l_adam import spec
+from d2l_adam.rule import WORDS, Rule
 
 WIDTH = 78  # the book's columns
 
@@ -27,6 +29,8 @@ class Idiom(NamedTuple):
     subtract: str
     before: str = ""
     after: str = ""
+    #: The larger of an array and a number, where that is another word than for two arrays.
+    at_least: str = ""
 
 
 _NUMPY = Idiom("import numpy as np", "np", "np.zeros({})", "g", "{}[:] =", "{}[:] +=", "{}[:] -=")
@@ -39,6 +43,7 @@ IDIOMS = {
         grad="p.grad",
         before="@torch.no_grad()\n",
         after="        p.grad.zero_()\n",
+        at_least="torch.clamp({}, min={})",
     ),
     "tensorflow": Idiom(
         "import tensorflow as tf",
@@ -52,16 +57,26 @@ IDIOMS = {
     "numpy": _NUMPY,
 }
 
-NAMES = ("init_adam_states", *spec.RULES)
+#: The book's functions that make the states, each with a rule that has this many.
+_INITS = {
+    "init_adam_states": "adam",
+    "init_momentum_states": "sgd_momentum",
+    "init_adagrad_states": "adagrad",
+    "init_rmsprop_states": "rmsprop",
+    "init_adadelta_states": "adadelta",
+}
+NAMES = (*_INITS, *spec.RULES)
 
 
-def render(tab: str, *names: str) -> str:
-    """Return the source of the functions `names` (all, if none is given) in the words of a tab.
+def render(tab: str, *names: str | FunctionType | Rule) -> str:
+    """Return the source of the functions `names` in the words of a tab; without any, those of the chapter.
 
-    It needs nothing but the framework, imports included, and makes the same steps as the functions
-    of that name in the tab, at the rule's own constants; the tab's checks it lacks. The tab "all"
-    gives the rules themselves, as `adam_rule` and `yogi_rule`. Raises ValueError for an unknown tab
-    or name, and for a rule that is more than assignments to single names and `return p, v, s`.
+    Each is one of `NAMES`, or a rule of your own. The code needs nothing but the framework, imports included, and
+    makes the same steps as the rule in that tab; a constant with a default has this (but `lr` is always one of the
+    hyperparams), and the tab's checks it lacks. The tab "all" gives the rules themselves, as `adam_rule` and so on.
+
+    Raises ValueError for an unknown tab or name, and for a rule that is more than assignments to single names and a
+    `return` of the parameter and the state, or whose source is not at hand; TypeError for what is no rule.
 
     >>> print(render("pytorch", "init_adam_states"))
     import torch
@@ -76,107 +91,171 @@ def render(tab: str, *names: str) -> str:
         raise ValueError(f"unknown tab {tab!r}; known: {', '.join(IDIOMS)}, all")
     known = tuple(spec.RULES) if tab == "all" else NAMES
     for name in names:
-        if name not in known:
+        if isinstance(name, str) and name not in known:
             raise ValueError(f"unknown name {name!r} in tab {tab}; known: {', '.join(known)}")
-    names = names or known
     if tab == "all":
-        words = sorted({word for name in names for word in _words(spec.RULES[name])})
-        parts = [f"from d2l_adam.spec import {', '.join(words)}"] if words else []
-        parts += [_rule(name) for name in names]
+        rules = [Rule(name) for name in names or spec.SECTION]
+        words = {word for rule in rules for word in rule.function.__code__.co_names} - {"abs"}
+        parts = [f"from d2l_adam.spec import {', '.join(sorted(words))}"] if words else []
+        parts += map(_rule, rules)
     else:
-        parts = [IDIOMS[tab].imports, *(_function(IDIOMS[tab], name) for name in names)]
+        idiom = IDIOMS[tab]
+        parts = [idiom.imports]
+        for name in names or ("init_adam_states", *spec.SECTION):
+            parts.append(_init(idiom, name) if name in _INITS else _function(idiom, Rule(name)))
     return "\n\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def _rule(name):
+def _rule(rule):
     """A rule as it stands in the spec, without its docstring."""
-    lines = _source(spec.RULES[name]).splitlines()
-    function = tree(spec.RULES[name])
+    function = tree(rule.function)
+    lines = _source(rule.function).splitlines()
     if ast.get_docstring(function):
         del lines[function.body[0].lineno - 1 : function.body[0].end_lineno]
-    return "\n".join(lines).replace(f"def {name}(", f"def {name}_rule(", 1)
+    return "\n".join(lines).replace(f"def {rule.name}(", f"def {rule.name}_rule(", 1)
 
 
-def _function(idiom, name):
-    if name == "init_adam_states":
-        zeros = idiom.zeros.format("shape")
-        pair = f"        ({zeros}, {zeros})"
-        text = f"    return tuple({pair.strip()} for shape in shapes)"
-        if len(text) > WIDTH:
-            text = f"    return tuple(\n{pair}\n        for shape in shapes)"
-        return f"def init_adam_states(feature_dim):\n    shapes = (feature_dim, 1), (1,)\n{text}"
-    source = _source(spec.RULES[name])
-    function = tree(spec.RULES[name])
-    args, defaults = function.args.args, function.args.defaults
-    constants = {
-        arg.arg: ast.get_source_segment(source, value) or ""
-        for arg, value in zip(args[len(args) - len(defaults) :], defaults, strict=True)
-    }
-    given = [arg.arg for arg in args[4:] if arg.arg not in constants]
-    grads = "grads, " if idiom.grad == "g" else ""
-    loop = "p, g, (v, s) in zip(params, grads, states)" if grads else "p, (v, s) in zip(params, states)"
-    translate = _Translate(idiom, given)
+def _init(idiom, name):
+    """The function that makes the first states: of each parameter a bare array, or a tuple of several."""
+    zeros = [idiom.zeros.format("shape")] * len(Rule(_INITS[name]).state)
+    state = f"({', '.join(zeros)})" if len(zeros) > 1 else zeros[0]
+    text = f"    return tuple({state} for shape in shapes)"
+    if len(text) > WIDTH:
+        text = f"    return tuple(\n        {state}\n        for shape in shapes)"
+    return f"def {name}(feature_dim):\n    shapes = (feature_dim, 1), (1,)\n{text}"
+
+
+def _function(idiom, rule):
+    """A rule as a function in d2l's calling convention."""
+    function = tree(rule.function)
     *assignments, end = function.body[1:] if ast.get_docstring(function) else function.body
-    if ast.unparse(end) != "return (p, v, s)" or not all(
-        isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and not isinstance(node.value, ast.Name)
-        for node in assignments
-    ):
+    result = f"({', '.join(('p', *rule.state))})" if rule.state else "p"
+    if ast.unparse(end) != f"return {result}" or not all(map(_is_assignment, assignments)):
         raise ValueError(
-            f"the rule {name} cannot be rendered; write it as assignments such as `p = p - lr * g`, each of an "
-            "expression to one name, and `return p, v, s`"
+            f"the rule {rule.name} cannot be rendered; write it as assignments such as `p = p - lr * g`, each of an "
+            f"expression to one name, and `return {result.strip('()')}`"
         )
-    steps = [_statement(idiom, node, translate) for node in assignments]
+    used = {"params", "grads", "states", "hyperparams", "zip", "max", idiom.words}
+    if clash := used & {rule.name, *rule.function.__code__.co_varnames}:
+        raise ValueError(f"the rule {rule.name} cannot be rendered; give {', '.join(clash)} another name in it")
+    constants = _constants(rule, function)
+    translate = _Translate(idiom, rule, constants)
+    steps = [translate.statement(node) for node in assignments]
+    state = f"({', '.join(rule.state)})" if len(rule.state) > 1 else "".join(rule.state)
+    lists = {"p": "params", "g": "grads" if idiom.grad == "g" else "", state: "states"}
+    lists = {place: name for place, name in lists.items() if place and name}
+    arrays = ", ".join(lists.values())
+    arguments = ", ".join(name for name in ("params", lists.get("g"), "states", "hyperparams") if name)
     return (
-        f"{idiom.before}def {name}(params, {grads}states, hyperparams):\n"
+        f"{idiom.before}def {rule.name}({arguments}):\n"
         + (f"    {', '.join(constants)} = {', '.join(constants.values())}\n" if constants else "")
-        + f"    for {loop}:\n"
+        + f"    for {', '.join(lists)} in {f'zip({arrays})' if len(lists) > 1 else arrays}:\n"
         + textwrap.indent("\n".join(steps), " " * 8)
         + f"\n{idiom.after}"
-        "    hyperparams['t'] += 1"
+        + ("    hyperparams['t'] += 1" if rule.reads_t else "")
     )
+
+
+def _is_assignment(node):
+    """Whether this is `name = expression`, and no mere second name of an array, which is written in place."""
+    if not isinstance(node, ast.Assign) or len(node.targets) > 1 or not isinstance(node.targets[0], ast.Name):
+        return False
+    return not isinstance(node.value, ast.Name) and not isinstance(getattr(node.value, "op", None), ast.UAdd)
+
+
+def _constants(rule, function):
+    """The constants that the function sets itself, with their values as they are written."""
+    source, constants = _source(rule.function), {}
+    for arg, value in zip(function.args.args[::-1], function.args.defaults[::-1], strict=False):
+        default = rule.constants[arg.arg].default if arg.arg in rule.constants else None
+        if default is not None and arg.arg != "lr":
+            text = ast.get_source_segment(source, value) if isinstance(value, ast.Constant) else repr(default)
+            constants[arg.arg] = text
+    return dict(reversed(constants.items()))
+
+
+#: The words of plain numbers, as in `sqrt(1 - beta2**t)`: the frameworks' own are for arrays.
+_OF_NUMBERS = {
+    "sqrt": "({0}) ** 0.5",
+    "square": "({0}) ** 2",
+    "sign": "(({0}) > 0) - (({0}) < 0)",
+    "maximum": "max({0}, {1})",
+    "abs": "abs({0})",
+}
 
 
 class _Translate(ast.NodeTransformer):
     """Put a framework's words for those of the spec, and d2l's places for the names of the rule."""
 
-    def __init__(self, idiom, given):
-        self.names = {"g": idiom.grad} | {name: f"hyperparams['{name}']" for name in given}
-        self.names |= {word: f"{idiom.words}.{word}" for word in contract.WORDS}
+    def __init__(self, idiom, rule, constants):
+        self.idiom, self.rule = idiom, rule
+        self.names = {name: f"hyperparams['{name}']" for name in rule.numbers if name not in constants}
+        self.names |= {word: f"{idiom.words}.{word}" for word in WORDS if word != "abs"}
+        self.names["g"] = idiom.grad
+        self.numbers = {*rule.numbers}  # the names of plain numbers; all others are of arrays
+
+    def statement(self, node):
+        """One assignment of the rule: to the parameter or a state as a write in place, to a local name as it stands."""
+        [target], value = node.targets, node.value
+        if target.id in ("p", *self.rule.state):
+            return self.write(target.id, value)
+        is_number, text, name = self.is_number(value), ast.unparse(self.visit(value)), target.id
+        if name in ("g", *self.rule.numbers):  # a changed one is a name of its own: the next parameter has the first
+            while name in self.rule.function.__code__.co_varnames:
+                name += "_"
+            self.names[target.id] = name
+        (self.numbers.add if is_number else self.numbers.discard)(target.id)
+        return f"{name} = {text}"
+
+    def write(self, place, value):
+        write = self.idiom.write
+        if isinstance(value, ast.BinOp) and ast.unparse(value.left) == place:
+            if isinstance(value.op, ast.Sub):
+                write, value = self.idiom.subtract, value.right
+            elif isinstance(value.op, ast.Add):
+                write, value = self.idiom.add, value.right
+        head, value = write.format(place), self.visit(value)
+        start, end = (head, ")") if head.endswith("(") else (f"{head} ", "")
+        text = ast.unparse(value)
+        if 8 + len(start + text + end) > WIDTH and isinstance(value, ast.BinOp):
+            start, end = (start, end) if end else (f"{start}(", ")")
+            value.left = ast.Name("_")
+            right = ast.unparse(value).removeprefix("_ ")  # with the brackets that it needs
+            text = f"{text.removesuffix(right).rstrip()}\n{' ' * len(start)}{right}"
+        return f"{start}{text}{end}"
+
+    def is_number(self, node):
+        return {x.id for x in ast.walk(node) if isinstance(x, ast.Name)} <= {*self.numbers, *WORDS}
 
     def visit_Name(self, node):
-        return ast.parse(self.names[node.id], mode="eval").body if node.id in self.names else node
+        return _expression(self.names.get(node.id, node.id))
+
+    def visit_Call(self, node):
+        of_number = [self.is_number(arg) for arg in node.args]
+        node.args = [self.visit(arg) for arg in node.args]
+        args = [ast.unparse(arg) for arg in node.args]
+        if all(of_number):
+            return _expression(_OF_NUMBERS[node.func.id].format(*args))
+        if any(of_number) and self.idiom.at_least:  # only `maximum` has two arguments
+            return _expression(self.idiom.at_least.format(*(reversed(args) if of_number[0] else args)))
+        node.func = self.visit(node.func)
+        return node
 
 
-def _statement(idiom, node, translate):
-    """One assignment of the rule: of a local name as it stands, of `p`, `v` or `s` as a write in place."""
-    [target], value = node.targets, node.value
-    if target.id not in ("p", "v", "s"):
-        return ast.unparse(translate.visit(node))
-    write = idiom.write
-    if isinstance(value, ast.BinOp) and ast.unparse(value.left) == target.id:
-        if isinstance(value.op, ast.Sub):
-            write, value = idiom.subtract, value.right
-        elif isinstance(value.op, ast.Add):
-            write, value = idiom.add, value.right
-    head, value = write.format(target.id), translate.visit(value)
-    start, end = (head, ")") if head.endswith("(") else (f"{head} ", "")
-    text = ast.unparse(value)
-    if 8 + len(start + text + end) > WIDTH and isinstance(value, ast.BinOp):
-        start, end = (start, end) if end else (f"{start}(", ")")
-        value.left = ast.Name("_")
-        right = ast.unparse(value).removeprefix("_ ")  # with the brackets that it needs
-        text = f"{text.removesuffix(right).rstrip()}\n{' ' * len(start)}{right}"
-    return f"{start}{text}{end}"
+def _expression(text):
+    return ast.parse(text, mode="eval").body
 
 
-def _source(rule):
-    return textwrap.dedent(inspect.getsource(rule))
+def _source(function):
+    return textwrap.dedent(inspect.getsource(function))
 
 
-def tree(rule):
-    """The syntax tree of a rule's function."""
-    return ast.parse(_source(rule)).body[0]
-
-
-def _words(rule):
-    return {node.id for node in ast.walk(tree(rule)) if isinstance(node, ast.Name) and node.id in contract.WORDS}
+def tree(function):
+    """The syntax tree of a rule's function. Raises ValueError where its source is not at hand."""
+    try:
+        node = ast.parse(_source(function)).body[0]
+    except (OSError, SyntaxError):
+        node = None
+    if not isinstance(node, ast.FunctionDef):
+        raise ValueError(f"the source of {function.__name__} is not at hand; define it by `def`, in a file or a cell")
+    return node

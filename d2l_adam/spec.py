@@ -1,11 +1,12 @@
-r"""The spec: Adam and Yogi, each written once, in the order of the equations.
+r"""The spec: Adam, Yogi and the other optimizers of the book, each written once, in the order of the equations.
 
-A *rule* is a pure function of one parameter `p`, its gradient `g` and its state `(v, s)`:
+A *rule* is a pure function of one parameter `p`, its gradient `g` and its state:
 
-    rule(p, g, v, s, t, lr, beta1, beta2, eps) -> (p, v, s)
+    rule(p, g, *state, t, *constants) -> (p, *state)
 
-It names no framework. Beside `+ - * / **` it uses three words, `sqrt`, `square` and `sign`. Here
-they mean plain numbers, so that a rule can be tried with a pocket calculator beside it; a tab
+Its signature declares everything: the names between `g` and `t` are the state arrays, those after `t` the
+constants. It names no framework. Beside `+ - * / **` and `abs` it uses the words `sqrt`, `square`, `sign` and
+`maximum`. Here they mean plain numbers, so that a rule can be tried with a pocket calculator beside it; a tab
 (`d2l_adam.torch`, ...) runs the same code with its framework's words and arrays.
 
 | name | in the paper | meaning |
@@ -30,6 +31,11 @@ def square(x):
 def sign(x):
     """Return -1, 0 or 1. The sign of NaN is 0 here, for plain numbers; a framework's may be NaN."""
     return (x > 0) - (x < 0)
+
+
+def maximum(x, y):
+    """Return the larger of two numbers; NaN if one of them is."""
+    return x if x >= y or x != x else y
 
 
 def adam(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
@@ -86,58 +92,108 @@ def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
     return p, v, s
 
 
-def conditioned(p, g, scale=None, l2=None, decay=None):
+def sgd(p, g, t, lr):
+    r"""Stochastic gradient descent.
+
+    $$p_t = p_{t-1} - \eta\, g_t.$$
+
+    Source: Robbins and Monro, *A Stochastic Approximation Method*, 1951.
+
+    >>> sgd(p=1.0, g=2.0, t=1, lr=0.25)
+    0.5
+    """
+    p = p - lr * g
+    return p
+
+
+def sgd_momentum(p, g, v, t, lr, momentum):
+    r"""SGD with momentum: a step along the leaky sum of the gradients.
+
+    $$v_t = \beta v_{t-1} + g_t, \qquad p_t = p_{t-1} - \eta\, v_t.$$
+
+    Source: Polyak, *Some Methods of Speeding up the Convergence of Iteration Methods*, 1964.
+
+    >>> sgd_momentum(p=1.0, g=1.0, v=1.0, t=2, lr=0.5, momentum=0.5)
+    (0.25, 1.5)
+    """
+    v = momentum * v + g
+    p = p - lr * v
+    return p, v
+
+
+def adagrad(p, g, s, t, lr, eps=1e-6):
+    r"""Adagrad: a step scaled by the root of the sum of all squares.
+
+    $$s_t = s_{t-1} + g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{\sqrt{s_t + \epsilon}}\, g_t.$$
+
+    Source: Duchi, Hazan and Singer, *Adaptive Subgradient Methods*, 2011; `eps` inside the root as in d2l.
+
+    >>> adagrad(p=1.0, g=3.0, s=15.0, t=2, lr=1.0, eps=1.0)
+    (0.4, 24.0)
+    """
+    s = s + square(g)
+    p = p - lr * g / sqrt(s + eps)
+    return p, s
+
+
+def rmsprop(p, g, s, t, lr, gamma, eps=1e-6):
+    r"""RMSProp: a step scaled by the root of the averaged square.
+
+    $$s_t = \gamma s_{t-1} + (1 - \gamma) g_t^2, \qquad p_t = p_{t-1} - \frac{\eta}{\sqrt{s_t + \epsilon}}\, g_t.$$
+
+    Source: Tieleman and Hinton, *Lecture 6.5: RMSProp*, 2012; `eps` inside the root as in d2l.
+
+    >>> rmsprop(p=1.0, g=2.0, s=0.0, t=1, lr=1.0, gamma=0.5, eps=2.0)
+    (0.0, 2.0)
+    """
+    s = gamma * s + (1 - gamma) * square(g)
+    p = p - lr * g / sqrt(s + eps)
+    return p, s
+
+
+def adadelta(p, g, s, delta, t, rho, eps=1e-5):
+    r"""Adadelta: no learning rate; the averaged squares of the steps scale the gradient, too.
+
+    $$
+    s_t = \rho s_{t-1} + (1 - \rho) g_t^2, \qquad
+    d_t = \frac{\sqrt{\Delta_{t-1} + \epsilon}}{\sqrt{s_t + \epsilon}}\, g_t, \qquad
+    p_t = p_{t-1} - d_t, \qquad
+    \Delta_t = \rho \Delta_{t-1} + (1 - \rho) d_t^2.
+    $$
+
+    Source: Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012.
+
+    >>> adadelta(p=1.0, g=2.0, s=0.0, delta=0.0, t=1, rho=0.5, eps=2.0)[:2]
+    (-0.41421356237309515, 2.0)
+    """
+    s = rho * s + (1 - rho) * square(g)
+    d = sqrt(delta + eps) / sqrt(s + eps) * g
+    p = p - d
+    delta = rho * delta + (1 - rho) * square(d)
+    return p, s, delta
+
+
+def conditioned(p, g, scale=None, l2=None, clip=None, decay=None):
     """What the options of an optimizer make of a parameter and its gradient, before the rule sees them."""
     if scale is not None:
         g = scale * g
     if l2 is not None:
         g = g + l2 * p
+    if clip is not None:
+        g = -maximum(-maximum(g, -clip), -clip)
     if decay is not None:
         p = p * (1 - decay)
     return p, g
 
 
-RULES = {"adam": adam, "yogi": yogi}
+OPTIONS = ("scale", "l2", "clip", "decay")
 
-
-# The other optimizers of the book's chapter, for `d2l_adam.check`, which compares them with what a section has. No tab
-# publishes them, but `tab.step` takes them as any rule.
-
-
-def sgd(p, g, v, s, t, lr):
-    """Stochastic gradient descent."""
-    p = p - lr * g
-    return p, v, s
-
-
-def sgd_momentum(p, g, v, s, t, lr, momentum):
-    """SGD with momentum: a step along the leaky sum `v` of the gradients. Polyak, 1964."""
-    v = momentum * v + g
-    p = p - lr * v
-    return p, v, s
-
-
-def adagrad(p, g, v, s, t, lr, eps=1e-6):
-    """Adagrad: scaled by the root of the sum `s` of all squares. Duchi, Hazan and Singer, 2011."""
-    s = s + square(g)
-    p = p - lr * g / sqrt(s + eps)
-    return p, v, s
-
-
-def rmsprop(p, g, v, s, t, lr, gamma, eps=1e-6):
-    """RMSProp: scaled by the root of the averaged square `s`. Tieleman and Hinton, 2012."""
-    s = gamma * s + (1 - gamma) * square(g)
-    p = p - lr * g / sqrt(s + eps)
-    return p, v, s
-
-
-def adadelta(p, g, v, s, t, rho, eps=1e-5):
-    """Adadelta: scaled by the averaged squares `v` of the steps and `s` of the gradients. Zeiler, 2012."""
-    s = rho * s + (1 - rho) * square(g)
-    d = sqrt(v + eps) / sqrt(s + eps) * g
-    p = p - d
-    v = rho * v + (1 - rho) * square(d)
-    return p, v, s
-
-
-BOOK = RULES | {"sgd": sgd, "sgd_momentum": sgd_momentum, "adagrad": adagrad, "rmsprop": rmsprop, "adadelta": adadelta}
+#: The chapter's own two, and the others of the book.
+SECTION = {"adam": adam, "yogi": yogi}
+RULES = SECTION | {
+    "sgd": sgd,
+    "sgd_momentum": sgd_momentum,
+    "adagrad": adagrad,
+    "rmsprop": rmsprop,
+    "adadelta": adadelta,
+}

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from d2l_adam import drift, drive, mutants, optimizers, protocol, spec
-from d2l_adam.check import Finding, told
+from d2l_adam import protocol, spec
+from d2l_adam.check import Finding, definitions, drift, drive, mutants
+from d2l_adam.check.report import told
+from d2l_adam.check.tree import Tree
 
 try:
     import pytest
@@ -39,15 +41,17 @@ def assert_tabs_agree(
     trainers: dict[str, Callable[..., Any]],
     init: dict[str, Init] | Init | None = None,
     hyperparams: dict[str, Any] | None = None,
+    rule: str | Callable[..., Any] | None = None,
 ) -> None:
     """Assert that functions of several tabs take the same path, step by step, but for rounding.
 
     `trainers` has a function for each tab, by d2l's name for it (`d2l_adam.TABS`); `init` its `init_..._states`, for
-    each tab or one for all; left out, the state of each parameter is a pair of zeros `(v, s)`. `hyperparams` are those
-    of the first run (default: `{"lr": 0.01, "t": 1}`); the second has others of the same names.
+    each tab or one for all. Left out, the states are float32 zeros, as a `rule` has them in the book's shape: None, an
+    array or a tuple for each parameter. Left out too, that is the spec's of the first function's name, else `adam`.
+    `hyperparams` are those of the first run (default: `{"lr": 0.01, "t": 1}`); the second has others of the same names.
 
-    The AssertionError says which tab stands alone, since which step, with which gradients, how far off it is, and,
-    for the optimizers of the book's chapter, what it behaves as.
+    The AssertionError says which tab stands alone, since which step, with which gradients, how far off it is, and, for
+    `rule` or the optimizers of the book's chapter, what it behaves as.
 
     >>> import d2l_adam.numpy, d2l_adam.torch
     >>> assert_tabs_agree({"numpy": d2l_adam.numpy.yogi, "pytorch": d2l_adam.torch.yogi})
@@ -56,9 +60,11 @@ def assert_tabs_agree(
         raise ValueError(f"there is nothing to compare {', '.join(trainers) or 'nothing'} with; give two tabs or more")
     inits = init if isinstance(init, dict) else dict.fromkeys(trainers, init)
     runs = drive.settings([*(hyperparams or _USUAL)], hyperparams or _USUAL)
-    name = _name(next(iter(trainers.values())))
-    paths = {tab: _path(protocol.load(tab), trainer, inits.get(tab), runs) for tab, trainer in trainers.items()}
-    verdict = drift.judge(name, paths, runs, {tab: _numbers(trainer) for tab, trainer in trainers.items()})
+    name = _code(next(iter(trainers.values()))).__name__
+    tree = Tree(rule or (name if name in spec.RULES else "adam"))
+    paths = {tab: _path(protocol.load(tab), trainer, inits.get(tab), tree, runs) for tab, trainer in trainers.items()}
+    numbers = {tab: _numbers(trainer) for tab, trainer in trainers.items()}
+    verdict = drift.judge(*((tree.rule.name, paths, runs, numbers, [rule]) if rule else (name, paths, runs, numbers)))
     if verdict.odd:
         _fail(finding for finding in told(verdict) if finding.kind == "drift")
 
@@ -72,34 +78,33 @@ def assert_matches_spec(
 ) -> None:
     """Assert that a function of one tab takes the path of a rule, computed in float64.
 
-    `rule` is a name of `d2l_adam.spec.BOOK` (adam, yogi, sgd, sgd_momentum, adagrad, rmsprop, adadelta), or a rule of
-    your own: assignments of arithmetic, `sqrt`, `square` and `sign`, and `return p, v, s`. The rest is as in
-    `assert_tabs_agree`.
+    `rule` is a name of `d2l_adam.spec.RULES` (adam, yogi, sgd, sgd_momentum, adagrad, rmsprop, adadelta), or a rule of
+    your own, `rule(p, g, *state, t, *constants)` with any number of states: assignments of arithmetic, `sqrt`,
+    `square`, `sign`, `maximum` and `abs`, and `return p, *state`, written out. The rest is as in `assert_tabs_agree`.
 
     >>> from d2l_adam import torch
     >>> assert_matches_spec(torch, torch.adam, "adam")
     """
     tab = protocol.load(tab) if isinstance(tab, str) else tab
-    if isinstance(rule, str) and rule not in spec.BOOK:
-        raise ValueError(f"unknown rule {rule!r}; known: {', '.join(spec.BOOK)}")
-    known = mutants.Rule(spec.BOOK[rule] if isinstance(rule, str) else rule)
-    usual = {name: value for name, value in _USUAL.items() if name == "t" or name in known.constants}
+    tree = Tree(rule)
+    usual = {name: value for name, value in _USUAL.items() if name in tree.rule.numbers}
     runs = drive.settings([*(hyperparams or usual)], hyperparams or usual)
-    if not known.takes(runs[0]):
-        raise ValueError(
-            f"{known.name} takes {', '.join(known.constants)}; give hyperparams, at least those without default"
-        )
-    path = _path(tab, trainer, init, runs)
-    far = drift.distance(drift.follow(known, runs), path)
+    if not tree.takes(runs[0]):
+        constants = ", ".join(tree.rule.constants)
+        raise ValueError(f"{tree.rule.name} takes {constants}; give hyperparams, at least those without default")
+    right = drift.Path(list(tree.follow(runs)))  # first: what cannot be followed is refused
+    path = _path(tab, trainer, init, tree, runs)
+    far = drift.distance(right, path)
     if not far.agree:
-        search = mutants.explain(known, runs, path.fits, _numbers(trainer))
-        _fail([Finding("drift", "", None, "", tab.NAME, f"differs from {known.name} of the spec {far}", *search)])
+        search = mutants.explain(tree, runs, path.fits, _numbers(trainer))
+        message = f"differs from {tree.rule.name} of the spec {far}"
+        _fail([Finding("drift", "", None, "", tab.TAB.name, message, *search)])
 
 
 _USUAL = {"lr": 0.01, "t": 1}
 
 
-def _path(tab, trainer, init, runs):
+def _path(tab, trainer, init, tree, runs):
     try:
         args = list(inspect.signature(trainer).parameters.values())
     except (TypeError, ValueError):  # it cannot be called, or does not tell how
@@ -107,11 +112,11 @@ def _path(tab, trainer, init, runs):
     needed = [x for x in args if x.default is x.empty and x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
     if len(needed) not in (3, 4):
         raise TypeError(
-            f"{tab.NAME}: {_name(trainer)} takes ({', '.join(map(str, args))}); "
+            f"{tab.TAB.name}: {_code(trainer).__name__} takes ({', '.join(map(str, args))}); "
             "give a function (params, states, hyperparams) or (params, grads, states, hyperparams)"
         )
-    init = init or functools.partial(tab.init_adam_states, dtype="float32")
-    return drift.Path(drive.drive(tab, trainer, init, runs, len(needed) == 4).paths)
+    init = init or functools.partial(tab.TAB.book_states, tree.rule, dtype="float32")
+    return drift.Path(drive.drive(tab, trainer, init, runs, len(needed) == 4)[0])
 
 
 def _code(trainer):
@@ -121,13 +126,9 @@ def _code(trainer):
     return trainer if hasattr(trainer, "__name__") else type(trainer)
 
 
-def _name(trainer):
-    return _code(trainer).__name__
-
-
 def _numbers(trainer):
     try:
-        return optimizers.numbers(ast.parse(textwrap.dedent(inspect.getsource(_code(trainer)))))
+        return definitions.numbers(ast.parse(textwrap.dedent(inspect.getsource(_code(trainer)))))
     except (OSError, TypeError, SyntaxError):
         return ()
 

@@ -19,9 +19,9 @@ from d2l_adam.testing import tab  # noqa: F401  the fixture, as other test suite
 ROOT = Path(__file__).parents[1]
 #: What is for one framework only, or compares all of them: left out with it.
 OF_ONE = {
-    "mxnet": ["tests/test_gluon.py", "d2l_adam/mxnet.py"],
-    "pytorch": ["tests/test_dtensor.py", "tests/test_gpu.py", "tests/test_torch_optim.py", "d2l_adam/torch.py"],
-    "tensorflow": ["tests/test_keras.py", "d2l_adam/tensorflow.py"],
+    "mxnet": ["tests/test_gluon.py", "d2l_adam/mxnet"],
+    "pytorch": ["tests/test_dtensor.py", "tests/test_gpu.py", "tests/test_torch_optim.py", "d2l_adam/torch"],
+    "tensorflow": ["tests/test_keras.py", "d2l_adam/tensorflow"],
 }
 OF_ALL = [f"tests/test_{name}.py" for name in ("chapter", "check", "d2l", "platforms", "readme")]
 

@@ -69,7 +69,7 @@ class Problem:
         return array
 
     def state(self, shape, dtype):
-        return self.module.zeros(shape, dtype)
+        return self.module.TAB.zeros(shape, dtype)
 
     def set_grads(self, grads, dtype=None):
         self.grads = [self.array(g, dtype) for g in grads]
@@ -98,7 +98,7 @@ class Problem:
     def values(self):
         """Every number that a step may change, in float64: `[(p, v, s), ...]`."""
         return [
-            tuple(np.asarray(self.module.asnumpy(x)).astype("float64") for x in (p, *state))
+            tuple(np.asarray(self.module.TAB.asnumpy(x)).astype("float64") for x in (p, *state))
             for p, state in zip(self.params, self.states, strict=False)
         ]
 
@@ -106,7 +106,10 @@ class Problem:
 class Native:
     """A native optimizer of one tab on parameters made from NumPy arrays, stepped by gradients that are given."""
 
-    def __init__(self, tab, rule, params, dtype="float64", lr=0.01, betas=None, eps=None, graph=None, **options):
+    def __init__(
+        self, tab, rule, params, dtype="float64", lr=0.01, betas=None, eps=None, graph=None, constants=None, **options
+    ):
+        """`constants` are those of any rule, by their names in it; then the class is what `tab.optimizer` makes."""
         self.tab, self.module, self.graph = tab, protocol.load(tab), graph
         self.dtype = dtype_of(dtype)
         beta1, beta2 = betas or (0.9, 0.999)
@@ -116,7 +119,12 @@ class Native:
             "mxnet": {"learning_rate": lr, "beta1": beta1, "beta2": beta2, "epsilon": eps},
         }[tab]
         options |= {name: value for name, value in names.items() if value is not None}
-        make = getattr(self.module, rule.capitalize())
+        if constants is None:
+            make = getattr(self.module, rule.capitalize())
+        else:
+            make = self.module.optimizer(rule)
+            options = {name: value for name, value in constants.items() if name not in ("lr", "t")}
+            options["lr" if tab == "pytorch" else "learning_rate"] = constants["lr"]
         params = [np.asarray(p).astype(self.dtype) for p in params]
         if tab == "pytorch":
             torch = self.module.torch
@@ -162,11 +170,11 @@ class Native:
         """`[(p, v, s), ...]` in float64."""
         if self.tab == "pytorch":
             state = self.optimizer.state
-            rows = [(p, state[p]["exp_avg"], state[p]["exp_avg_sq"]) for p in self.params]
+            rows = [(p, *(state[p][name] for name in self.optimizer._names())) for p in self.params]
         elif self.tab == "tensorflow":
-            averages = [[x.value for x in pair] for pair in self.optimizer._averages]
+            averages = [[x.value for x in self.optimizer.state(p)] for p in self.params]
             rows = [(p, *pair) for p, pair in zip(self.params, averages, strict=True)]
         else:
             states = self.trainer._updaters[0].states
             rows = [(p.data(), *states[i]) for i, p in enumerate(self.params)]
-        return [tuple(np.asarray(self.module.asnumpy(x)).astype("float64") for x in row) for row in rows]
+        return [tuple(np.asarray(self.module.TAB.asnumpy(x)).astype("float64") for x in row) for row in rows]

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 import references
-from d2l_adam import book
+from d2l_adam.check import markdown
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -112,7 +112,7 @@ def by_d2lbook(tmp_path_factory):
 @pytest.mark.parametrize("tab", ["mxnet", "pytorch", "tensorflow"])
 def test_d2lbook_makes_the_same_notebook(by_d2lbook, tab, name):
     text = OTHER if name == "other" else (references.FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    ours = [(cell.kind, cell.within(tab).source) for cell in book.read(text) if cell.of(tab)]
+    ours = [(cell.kind, cell.within(tab).source) for cell in markdown.read(text) if cell.of(tab)]
     # d2lbook leaves a line end after a text that tabs had to be cut from.
     theirs = [(cell.cell_type, cell.source.rstrip("\n")) for cell in by_d2lbook[tab, name].cells]
     # It also joins texts that only a tab's block separated; readers see no difference.
@@ -132,7 +132,7 @@ def join(cells):
 
 def test_lines_are_those_of_the_file():
     lines = OTHER.splitlines()
-    for cell in book.read(OTHER):
+    for cell in markdown.read(OTHER):
         assert [lines[i - 1] for i in cell.lines] == cell.source.split("\n")
         assert cell.line == cell.lines[0]
         its = cell.within("pytorch")
@@ -140,7 +140,7 @@ def test_lines_are_those_of_the_file():
 
 
 def test_tabs():
-    assert [cell.tabs for cell in book.read(OTHER, "pytorch")] == [
+    assert [cell.tabs for cell in markdown.read(OTHER, "pytorch")] == [
         None,
         ("pytorch",),
         ("pytorch", "tensorflow"),
@@ -151,26 +151,26 @@ def test_tabs():
         ("mxnet", "pytorch", "tensorflow"),
         None,
     ]
-    assert [cell.of("tensorflow") for cell in book.read(OTHER)] == [True, False, True, False] + [True] * 5
+    assert [cell.of("tensorflow") for cell in markdown.read(OTHER)] == [True, False, True, False] + [True] * 5
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "no cells", "```{.python .input}\nnever closed"])
 def test_odd_files_are_text(text):
-    assert [(cell.kind, cell.source) for cell in book.read(text)] == ([("markdown", text)] if text.strip() else [])
+    assert [(cell.kind, cell.source) for cell in markdown.read(text)] == ([("markdown", text)] if text.strip() else [])
 
 
 def test_a_fence_that_is_never_closed_is_found():
-    assert list(book.unclosed(OTHER)) == []
-    assert list(book.unclosed(OTHER.replace("return x\n```", "return x"))) == []  # the next one closes it
+    assert list(markdown.unclosed(OTHER)) == []
+    assert list(markdown.unclosed(OTHER.replace("return x\n```", "return x"))) == []  # the next one closes it
     shown = "````\n```{.python .input}\nshown\n````\n"
-    assert list(book.unclosed(f"{shown}```{{.python .input}}\nx = 1\n")) == [5]
+    assert list(markdown.unclosed(f"{shown}```{{.python .input}}\nx = 1\n")) == [5]
 
 
 def test_the_default_tab_is_the_first_of_the_book(tmp_path):
     section = tmp_path / "chapter" / "section.md"
-    assert book.default_tab(section) is None
+    assert markdown.default_tab(section) is None
     (tmp_path / "config.ini").write_text("[build]\ntabs = PyTorch, mxnet\nx = %d\n")
-    assert book.default_tab(section) == "pytorch"
+    assert markdown.default_tab(section) == "pytorch"
     (tmp_path / "config.ini").write_text("nonsense")
     with pytest.raises(ValueError, match=r"config.ini cannot be read .* --default-tab"):
-        book.default_tab(section)
+        markdown.default_tab(section)

@@ -18,12 +18,13 @@ import pytest
 import cells
 import d2l_adam
 import references
-from d2l_adam import book, data, protocol, spec
+from d2l_adam import data, protocol, spec
+from d2l_adam.check import markdown
 
 mxnet, torch, tf = protocol.load("mxnet").mxnet, protocol.load("pytorch").torch, protocol.load("tensorflow").tf
 
 TEXTS = {name: (references.FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in references.SOURCES}
-CELLS = {name: book.read(text) for name, text in TEXTS.items()}
+CELLS = {name: markdown.read(text) for name, text in TEXTS.items()}
 PROSE = {name: [cell.source for cell in read if cell.kind == "markdown"] for name, read in CELLS.items()}
 FRAMEWORKS = ("mxnet", "pytorch", "tensorflow")
 

@@ -16,8 +16,12 @@ import pytest
 from click.testing import CliRunner
 from sections import IMPORTS, OPTIMIZERS, fence, init, section
 
-from d2l_adam import binding, book, check, drift, drive, mutants, protocol, sandbox, spec
+from d2l_adam import spec
 from d2l_adam.__main__ import cli
+from d2l_adam.check import Finding, check, drift, drive, markdown, mutants, sandbox
+from d2l_adam.check.tree import Tree
+from d2l_adam.rule import WORDS
+from d2l_adam.spec import maximum, sqrt, square
 
 TABS = ("mxnet", "pytorch", "tensorflow")
 CHAPTER = Path(__file__).parents[1] / "chapter_optimization"
@@ -78,7 +82,7 @@ DEFECTS = {
     ],
     "adagrad": [(put("s + square", "square"), "s left out of s")],
     "rmsprop": [(put("sqrt(s + eps)", "(sqrt(s) + eps)"), "eps outside the root: sqrt(s) + eps, in p")],
-    "adadelta": [(put("square(step)", "square(g)"), "g for d in v")],
+    "adadelta": [(put("square(step)", "square(g)"), "g for d in delta")],
 }
 SEEDED = [(name, number, tab) for name, its in DEFECTS.items() for number in range(len(its)) for tab in TABS]
 # Those of the book, and some in which one defect hides much of the other.
@@ -90,24 +94,20 @@ PAIRS = [
 
 def others():
     """The sections of the tests further below, checked all in one run, too."""
-    wrong, common = put("1e-3", "1e-6"), put("1e-6", "1e-8")
+    three, wrong, common = ("numpy", "mxnet", "pytorch"), put("1e-3", "1e-6"), put("1e-6", "1e-8")
     moves = {"numpy": common, "mxnet": common, "pytorch": both(common, put("\nt = t + 1", ""))}
-    strange = put("p - lr * v_hat / (sqrt(s_hat) + eps)", "p - lr * v_hat / (sqrt(s_hat) + eps) * 1.37")
-    files = {("contract", name): text for name, (text, _) in CONTRACTS.items()}
-    files |= {("right", how): right(how) for how in RIGHT}
-    files |= {("legal", how): legal(how) for how in LEGAL}
-    files |= {("moves", where): moves_only(where) for where in ("weight", "bias")}
-    return files | {
-        ("lion", 3): "".join(
-            fence(tab, lion(tab, "+" if tab == "mxnet" else "-")) for tab in ("numpy", "mxnet", "pytorch")
-        ),
-        ("lion", 2): "".join(fence(tab, lion(tab, "+" if tab == "pytorch" else "-")) for tab in ("numpy", "pytorch")),
-        "most are wrong": section("yogi", ("numpy", "mxnet", "pytorch"), {"numpy": wrong, "pytorch": wrong}),
-        "all are wrong": section("adam", tuple(moves), moves),
-        "strange": section("adam", ("numpy", "pytorch"), {"pytorch": strange}),
-        "states": other_states(),
-        "rebound": rebound(),
-    }
+    return (
+        FINE
+        | {how: text for how, (text, _, _) in SAID.items()}
+        | {
+            "lion in 3": "".join(fence(tab, lion(tab, "+" if tab == "mxnet" else "-")) for tab in three),
+            "lion in 2": "".join(
+                fence(tab, lion(tab, "+" if tab == "pytorch" else "-")) for tab in ("numpy", "pytorch")
+            ),
+            "most are wrong": section("yogi", three, {"numpy": wrong, "pytorch": wrong}),
+            "all are wrong": section("adam", three, moves),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def sections(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(sections):
-    return check.check(list(sections.values()))
+    return check(list(sections.values()))
 
 
 def of(report, kind, file):
@@ -225,10 +225,7 @@ def hostile(path):
         "asks": (["input('your name?')"], "EOFError"),
         "misses": (["nothing_of_this_name.step()"], "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         "signals": (["import signal", "signal.raise_signal(40)"], "its process was ended by signal 40"),
-        "answers": (
-            ["import os", "for i in range(3, 99):", "    try: os.write(i, b'[]\\n')", "    except OSError: pass"],
-            "no path",
-        ),
+        "answers": (["import os", "open('answer', 'w').write('[]')", "os._exit(0)"], "no path"),
         "mutters": (["import os", "while True:", *MUTTER], "it did not end within 5 seconds, and was ended"),
         "closes": (["import os", "os.closerange(3, 99)", "while True:", "    pass"], "it did not end within 5 seconds"),
         "escapes": (["raise ValueError('\\x1b[31mred')"], "ValueError: ?[31mred (line 6)"),
@@ -254,7 +251,7 @@ def test_what_must_not_be_done_is_not_done_and_the_others_go_on(tmp_path):
     texts = {name: adam("numpy", *body, head=IMPORT) for name, (body, _) in cases.items()}
     texts["last"] = section("adam", ("numpy",))
     began = time.monotonic()
-    report = check.check(written(tmp_path, **texts), timeout=5, memory=1)
+    report = check(written(tmp_path, **texts), timeout=5, memory=1)
     assert time.monotonic() - began < 120
     said = {Path(x.file).stem: x.message for x in report.of("unchecked")}
     assert said.keys() == cases.keys()
@@ -267,7 +264,7 @@ def test_what_must_not_be_done_is_not_done_and_the_others_go_on(tmp_path):
     assert not [x for x in psutil.process_iter(["ppid"]) if x.info["ppid"] == os.getpid()]
     assert not Path(path).exists()
     assert Path(path + ".here").read_text() == "stays"
-    assert not [x for x in psutil.process_iter(["cmdline"]) if "d2l_adam.sandbox" in (x.info["cmdline"] or ())]
+    assert not [x for x in psutil.process_iter(["cmdline"]) if "d2l_adam.check.worker" in (x.info["cmdline"] or ())]
 
 
 IMPORT = "import numpy as np\nimport nothing_of_this_name"
@@ -277,7 +274,7 @@ IMPORT = "import numpy as np\nimport nothing_of_this_name"
 def test_the_kernel_refuses_what_python_does_not_see(tmp_path):
     path = tmp_path / "written"
     code = f"import torch\ndef adam(params, states, hyperparams):\n    torch._C.PyTorchFileWriter({str(path)!r})"
-    report = check.check(written(tmp_path, saves=fence("pytorch", code)))
+    report = check(written(tmp_path, saves=fence("pytorch", code)))
     assert [x.message[:22] for x in report.of("unchecked")] == ["could not be checked: "]
     assert report.of("note") == []  # nothing is said of confinement where there is
     assert not path.exists()
@@ -286,7 +283,7 @@ def test_the_kernel_refuses_what_python_does_not_see(tmp_path):
 def test_a_tab_that_hangs_keeps_no_other_from_being_compared(tmp_path):
     text = section("yogi", ("numpy", "mxnet", "pytorch"))
     text = text.replace("        with torch.no_grad():", "        while True: pass\n        with torch.no_grad():")
-    report = check.check(written(tmp_path, yogi=text), timeout=5)
+    report = check(written(tmp_path, yogi=text), timeout=5)
     assert [(x.tab, "did not end" in x.message) for x in report.of("unchecked")] == [("pytorch", True)]
     assert report.compared[0].verdict.groups == [["numpy", "mxnet"]]
 
@@ -304,6 +301,11 @@ BAD = {
         9,
         "it takes (params); write it as def adam(params, states, hyperparams)",
     ),
+    "lambda": (
+        section("adam", ("numpy",)) + fence("mxnet", "adam = lambda params, states, hyperparams: None"),
+        31,
+        "it is not made by def; write it as def adam(",
+    ),
     "latin": (b"\xff\xfe\x00", None, "is no text in UTF-8"),
 }
 
@@ -313,7 +315,7 @@ def test_what_cannot_be_read_is_said(name, tmp_path):
     text, line, words = BAD[name]
     file = tmp_path / f"{name}.md"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    report = check.check([file])
+    report = check([file])
     assert report.status == 2
     [found] = report.of("unchecked")
     assert (found.line, words in found.message) == (line, True), found.text()
@@ -321,10 +323,10 @@ def test_what_cannot_be_read_is_said(name, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "\n", "# No code\n", fence("all", "x = 1"), fence("numpy", "def f(x): pass")])
 def test_a_file_without_optimizers_is_no_agreement(text, tmp_path):
-    report = check.check(written(tmp_path, empty=text))
+    report = check(written(tmp_path, empty=text))
     assert report.status == 2
     assert "no optimizer was found" in report.findings[0].message
-    assert book.READ in report.findings[0].message
+    assert markdown.READ in report.findings[0].message
 
 
 PLAIN = "# Adam\n\n```{}\ndef adam(params, states, hyperparams): pass\n```\n"
@@ -351,7 +353,7 @@ def test_what_is_not_read_is_said_beside_what_is(tmp_path):
     found = {Path(x["file"]).name: x for x in result["findings"] if x["kind"] == "unchecked"}
     assert found.keys() == UNREAD.keys()
     for name, (_, line, words) in UNREAD.items():
-        assert (found[name]["line"], found[name]["message"].partition(": ")[2]) == (line, f"{words}; {book.READ}")
+        assert (found[name]["line"], found[name]["message"].partition(": ")[2]) == (line, f"{words}; {markdown.READ}")
 
 
 def test_a_framework_that_is_not_here_is_said_with_the_cure(tmp_path, monkeypatch):
@@ -360,7 +362,7 @@ def test_a_framework_that_is_not_here_is_said_with_the_cure(tmp_path, monkeypatc
     (absent / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
     monkeypatch.setattr(sandbox, "_ROOT", f"{sandbox._ROOT}{os.pathsep}{absent}")
     monkeypatch.setenv("PYTHONPATH", str(absent))
-    report = check.check(written(tmp_path, adam=section("adam", ("numpy", "pytorch"))))
+    report = check(written(tmp_path, adam=section("adam", ("numpy", "pytorch"))))
     [found] = report.of("unchecked")
     assert (found.tab, found.line) == ("pytorch", None)
     assert "could not be checked: torch" in found.message
@@ -369,50 +371,101 @@ def test_a_framework_that_is_not_here_is_said_with_the_cure(tmp_path, monkeypatc
     assert report.compared[0].verdict.groups == [["numpy"]]
 
 
-# Contracts
+def in_torch(name, *changes, head=""):
+    """A section in NumPy and PyTorch, some text of the latter replaced, and some put before it."""
+    one, two = section(name, ("numpy", "pytorch")).split("#@tab pytorch")
+    for old, new in changes:
+        two = put(old, new)(two)
+    return f"{one}#@tab pytorch\n{head}{two}"
+
+
+STEP = "p[:] = p - hyperparams['lr'] * v_hat / (torch.sqrt(s_hat) + eps)"
+EPS_HAT = (
+    "c = (1 - beta2 ** hyperparams['t']) ** 0.5; p[:] = p - hyperparams['lr'] * c * v_hat / (torch.sqrt(s) + c * eps)"
+)
+ELSEWHERE = ("beta1, beta2, eps = 0.9, 0.999, 1e-6", "(beta1, beta2), eps = BETAS, EPS")
+# What is neither drift nor worth a note: other ways to write a step, constants elsewhere, states of another kind from
+# the function that the section trains with, and helpers beside.
+FINE = {
+    "moved": in_torch("adam", (STEP, "p.data.sub_(hyperparams['lr'] * v_hat / (s_hat.sqrt() + eps))")),
+    "in place": in_torch("adam", (STEP, "p.addcdiv_(v_hat, s_hat.sqrt().add_(eps), value=-hyperparams['lr'])")),
+    "as a product": in_torch("adam", (STEP, "p[:] = p - (hyperparams['lr'] / (s_hat ** 0.5 + eps)) * v_hat")),
+    "eps hat, rightly": in_torch("adam", (STEP, EPS_HAT)),
+    "changed in place": in_torch("adam", ELSEWHERE, head="EPS = 1e-3\nEPS /= 1000\nBETAS = (0.9, 0.999)"),
+    "computed": in_torch("adam", ELSEWHERE, head="EPS: float = float('1e-6')\nBETAS = 0.9, 1 - 1e-3"),
+    "optional": in_torch("adam", ("1e-6", "hyperparams.get('eps', 1e-6)")),
+    "a class": in_torch("adam", ELSEWHERE, head="class C:\n    eps = 1e-6\nEPS, BETAS = C.eps, (0.9, 0.999)"),
+    "states": section("sgd_momentum", ("numpy", "pytorch"))
+    .replace("init_momentum_states", "momentum_zeros")
+    .replace("return (*w, *b) if 1 == 1 else (w, b)", "return {0: w[0], 1: b[0]}")
+    .replace("zip(params, states", "zip(params, states.values()")
+    + fence("pytorch", "def _rate(params, states, hyperparams): return 1\ndef clip(params, theta): pass"),
+}
+
+
+@pytest.mark.parametrize("how", FINE)
+def test_another_way_to_write_it_is_no_drift(how, sections, report):
+    file = str(sections[how])
+    assert [x for x in report.findings if x.file == file] == []
+    [verdict] = [x.verdict for x in report.compared if x.file == file]
+    assert (verdict.groups, verdict.matches_spec, verdict.rounding < 0.3) == ([["numpy", "pytorch"]], True, True)
+
 
 ZEROED = "        p.grad.zero_()\n"
-CONTRACTS = {
-    "zeroes": (
-        section("sgd", ("numpy", "pytorch")).replace(ZEROED, ""),
-        "does not set the gradients to zero; backward adds to them",
-    ),
+DIM = "init_adagrad_states(feature{}_dim)"
+ARGUMENT = section("adagrad", ("numpy", "mxnet", "pytorch")).split("#@tab pytorch")
+# What is no drift but worth a note, and drift of a kind that the defects above are not.
+SAID = {
+    "zeroes": (in_torch("sgd", (ZEROED, "")), "note", "does not set the gradients to zero; backward adds to them"),
     "returns": (
-        section("sgd", ("numpy", "pytorch")).replace(ZEROED, f"{ZEROED}    return params\n"),
+        in_torch("sgd", (ZEROED, f"{ZEROED}    return params\n")),
+        "note",
         "returns a value, which d2l's train_ch11 does not look at",
     ),
-    "prints": (
-        section("sgd", ("numpy", "pytorch")).replace(ZEROED, f"{ZEROED}    print('.')\n"),
-        "prints (720 bytes)",
-    ),
+    "prints": (in_torch("sgd", (ZEROED, f"{ZEROED}    print('.')\n")), "note", "prints (720 bytes)"),
     "argument": (
-        "#@tab pytorch".join(
-            text.replace("feature_dim", "features_dim", 2 * number)
-            for number, text in enumerate(section("adagrad", ("numpy", "mxnet", "pytorch")).split("#@tab pytorch"))
-        ),
-        "has states from init_adagrad_states(features_dim); in numpy and mxnet it is init_adagrad_states(feature_dim)",
+        "#@tab pytorch".join((ARGUMENT[0], ARGUMENT[1].replace("feature_dim", "features_dim", 2))),
+        "note",
+        f"has states from {DIM.format('s')}; in numpy and mxnet it is {DIM.format('')}",
     ),
     "shapes": (
         section("adagrad", ("numpy", "pytorch")).replace("(1,)))\n    return", "(1, 1)))\n    return", 1),
+        "note",
         "starts from states of the shapes [[48, 1], [1]]; in numpy it is [[48, 1], [1, 1]]",
     ),
     "missing": (
         section("sgd", ("numpy", "pytorch")) + fence("mxnet", "x = 1"),
+        "note",
         "is not defined in this tab; it is in numpy and pytorch",
     ),
-    "alone": (section("sgd", ("numpy",)), "is in this tab only; there is no other to compare it with"),
+    "alone": (section("sgd", ("numpy",)), "note", "is in this tab only; there is no other to compare it with"),
     "other": (
         section("adam", ("numpy", "pytorch")).replace("0.9, 0.999, 1e-6", "0.9, 0.999, 1e-8"),
+        "note",
         "numpy and pytorch are not adam of the spec, but behave as: eps = 1e-08 instead of 1e-06",
     ),
-}  # fmt: skip
+    "moves the weight": (in_torch("sgd", ("in params:", "in params[:1]:")), "drift", ", in the bias only"),
+    "moves the bias": (in_torch("sgd", ("in params:", "in params[1:]:")), "drift", ", in the weight only"),
+    "rebound": (
+        in_torch("sgd", ("for p in params:", "for i, p in enumerate(params):"), ("p[:] = p", "params[i] = p")),
+        "drift",
+        "behaves as: lr * g left out of p",
+    ),
+    "strange": (
+        in_torch("adam", (STEP, f"{STEP} * 1.37")),
+        "drift",
+        "behaves as: no change of the spec that is known here",
+    ),
+}
 
 
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_what_is_no_drift_is_noted(name, sections, report):
-    file = sections["contract", name]
-    assert of(report, "drift", file) == of(report, "unchecked", file) == []
-    assert [x.message for x in of(report, "note", file)] == [CONTRACTS[name][1]]
+@pytest.mark.parametrize("how", SAID)
+def test_what_is_unlike_is_said(how, sections, report):
+    file, (_, kind, words) = sections[how], SAID[how]
+    [found] = of(report, kind, file)
+    assert words == found.message if kind == "note" else words in found.text()
+    assert of(report, "unchecked", file) == []
+    assert kind == "drift" or of(report, "drift", file) == []
 
 
 # Judgement
@@ -433,14 +486,14 @@ def lion(tab, sign="-"):
 
 
 def test_a_rule_that_is_not_in_the_spec_is_compared_but_not_named(sections, report):
-    [odd], [doubtful] = (of(report, "drift", sections["lion", number]) for number in (3, 2))
+    [odd], [doubtful] = (of(report, "drift", sections[f"lion in {number}"]) for number in (3, 2))
     assert odd.tab == "mxnet"
     assert odd.message.startswith("differs from numpy and pytorch from step 1")
     assert odd.causes is None
     assert "behaves" not in odd.text()
     assert doubtful.tab == "pytorch"
     assert doubtful.message.endswith("; which of them is right cannot be told")
-    assert of(report, "note", sections["lion", 3]) == of(report, "note", sections["lion", 2]) == []
+    assert of(report, "note", sections["lion in 3"]) == of(report, "note", sections["lion in 2"]) == []
 
 
 def test_the_spec_decides_where_most_tabs_are_wrong(sections, report):
@@ -460,133 +513,29 @@ def test_a_defect_that_all_tabs_have_is_not_named_as_one_tab_s(sections, report)
     assert note.message == "numpy and mxnet are not adam of the spec, but behave as: eps = 1e-08 instead of 1e-06"
 
 
-def test_what_one_section_does_changes_no_other(tmp_path):
-    changes = ["np.sqrt = lambda x: x", "d2l_adam.drive.drive = None", "np.set_printoptions = np.zeros = None"]
-    bad = adam("numpy", *changes, "raise ValueError('done')", head="import numpy as np\nimport d2l_adam.drive")
-    report = check.check(written(tmp_path, a=bad, b=section("adam", ("numpy",)), c=bad, d=section("yogi", ("numpy",))))
+def test_what_one_section_does_changes_no_other(tmp_path, monkeypatch):
+    if sandbox.FORKS:  # however much all of them answer together
+        monkeypatch.setattr(sandbox, "_MOST", 1000)
+    changes = ["np.sqrt = lambda x: x", "d2l_adam.check.drive.drive = None", "np.set_printoptions = np.zeros = None"]
+    bad = adam("numpy", *changes, "raise ValueError('done')", head="import numpy as np\nimport d2l_adam.check.drive")
+    report = check(written(tmp_path, a=bad, b=section("adam", ("numpy",)), c=bad, d=section("yogi", ("numpy",))))
     assert [Path(x.file).stem for x in report.of("unchecked")] == ["a", "c"]
     assert [x.verdict.matches_spec for x in report.compared] == [True, True]
 
 
-LEGAL = {
-    "changed in place": (
-        "beta1, beta2, eps = 0.9, 0.999, 1e-6",
-        "BETAS",
-        "EPS = 1e-3\nEPS /= 1000\nBETAS = (0.9, 0.999)",
-    ),
-    "computed": ("beta1, beta2, eps = 0.9, 0.999, 1e-6", "BETAS", "EPS: float = float('1e-6')\nBETAS = 0.9, 1 - 1e-3"),
-    "optional": ("1e-6", "hyperparams.get('eps', 1e-6)", ""),
-    "a class": (
-        "beta1, beta2, eps = 0.9, 0.999, 1e-6",
-        "BETAS",
-        "class C:\n    eps = 1e-6\nEPS, BETAS = C.eps, (0.9, 0.999)",
-    ),
-}
-
-
-def legal(how):
-    old, new, head = LEGAL[how]
-    new = "(beta1, beta2), eps = BETAS, EPS" if new == "BETAS" else new
-    one, two = section("adam", ("numpy", "pytorch")).split("#@tab pytorch")
-    assert old in two
-    return f"{one}#@tab pytorch\n{head}{two.replace(old, new, 1)}"
-
-
-@pytest.mark.parametrize("how", LEGAL)
-def test_constants_may_stand_elsewhere(how, sections, report):
-    file = str(sections["legal", how])
-    assert [x for x in report.findings if x.file == file] == []
-    assert [x.verdict.groups for x in report.compared if x.file == file] == [[["numpy", "pytorch"]]]
-
-
-def other_states():
-    """States of another kind, from the function that the section trains with, and helpers beside."""
-    text = section("sgd_momentum", ("numpy", "mxnet")).replace("init_momentum_states", "momentum_zeros")
-    text = text.replace("return (*w, *b) if 1 == 1 else (w, b)", "return {0: w[0], 1: b[0]}")
-    text = text.replace("zip(params, states", "zip(params, states.values()")
-    return text + fence("mxnet", "def _rate(params, states, hyperparams): return 1\ndef clip(params, theta): pass")
-
-
-def test_states_of_any_kind_from_the_function_that_the_section_trains_with(sections, report):
-    file = str(sections["states"])
-    assert [x for x in report.findings if x.file == file] == []
-    assert [x.verdict.matches_spec for x in report.compared if x.file == file] == [True]
-
-
-def test_an_optimizer_that_is_not_made_by_def_is_not_passed_over(tmp_path):
-    text = section("adam", ("numpy",)) + fence("mxnet", "adam = lambda params, states, hyperparams: None")
-    [found] = check.check(written(tmp_path, adam=text)).of("unchecked")
-    assert (found.tab, "it is not made by def; write it as def adam(" in found.message) == ("mxnet", True)
-
-
-def moves_only(where):
-    one, two = section("sgd", ("numpy", "pytorch")).split("#@tab pytorch")
-    chosen = {"weight": "params[1:]", "bias": "params[:1]"}[where]
-    return f"{one}#@tab pytorch{two.replace('in params:', f'in {chosen}:')}".replace("p.grad.zero_()", "pass")
-
-
-@pytest.mark.parametrize("where", ["weight", "bias"])
-def test_what_moves_one_parameter_only_is_said(where, sections, report):
-    [found] = of(report, "drift", sections["moves", where])
-    assert found.message.endswith(f", in the {where} only")
-
-
-def rebound():
-    one, two = section("sgd", ("numpy", "pytorch")).split("#@tab pytorch")
-    two = two.replace("for p in params:", "for i, p in enumerate(params):").replace("p[:] = p", "params[i] = p")
-    return f"{one}#@tab pytorch{two}"
-
-
-def test_a_parameter_that_only_the_list_has_is_not_trained(sections, report):
-    [found] = of(report, "drift", sections["rebound"])
-    assert ("lr * g left out of p",) in found.causes
-
-
-RIGHT = {
-    "moved": "p.data.sub_(hyperparams['lr'] * v_hat / (s_hat.sqrt() + eps))",
-    "in place": "p.addcdiv_(v_hat, s_hat.sqrt().add_(eps), value=-hyperparams['lr'])",
-    "as a product": "p[:] = p - (hyperparams['lr'] / (s_hat ** 0.5 + eps)) * v_hat",
-    "eps hat, rightly": "c = (1 - beta2 ** hyperparams['t']) ** 0.5; "
-    "p[:] = p - hyperparams['lr'] * c * v_hat / (torch.sqrt(s) + c * eps)",
-}
-
-
-def right(how):
-    text = section("adam", ("numpy", "pytorch"))
-    line = "p[:] = p - hyperparams['lr'] * v_hat / (torch.sqrt(s_hat) + eps)"
-    assert line in text
-    return text.replace(line, RIGHT[how])
-
-
-@pytest.mark.parametrize("how", RIGHT)
-def test_another_way_to_write_it_is_no_drift(how, sections, report):
-    file = str(sections["right", how])
-    assert [x for x in report.findings if x.file == file] == []
-    [compared] = [x for x in report.compared if x.file == file]
-    assert compared.verdict.rounding < 0.3
-
-
-def test_no_cause_is_named_that_does_not_make_the_path(sections, report):
-    [found] = of(report, "drift", sections["strange"])
-    assert found.causes == []
-    assert found.behaves() == "behaves as: no change of the spec that is known here"
-
-
 def adam_with(*words):
     """The rule, runs of it, and the path that it takes with some changes."""
-    rule, runs = mutants.Rule(spec.adam), drive.settings(("lr", "t"))
-    known = {x.words: x for x in reversed(mutants.changes(rule))}
-    some = [known[x] for x in words]
-    paths = [list(rule.follow(run, steps, some)) for run, steps in zip(runs, drive.STEPS, strict=True)]
-    return rule, runs, drift.Path(paths)
+    tree, runs = Tree("adam"), drive.settings(("lr", "t"))
+    known = {x.words: x for x in reversed(mutants.changes(tree))}
+    return tree, runs, drift.Path(list(tree.follow(runs, [known[x] for x in words])))
 
 
 def test_the_clock_has_no_part_in_a_search(monkeypatch):
     clock = itertools.count(step=100)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     words = "t never advanced", "eps outside the fraction"
-    rule, runs, path = adam_with(*words)
-    search = mutants.explain(rule, runs, path.fits)
+    tree, runs, path = adam_with(*words)
+    search = mutants.explain(tree, runs, path.fits)
     assert words in search.causes
     assert not search.stopped
 
@@ -599,7 +548,7 @@ def test_a_search_that_was_stopped_is_no_search_in_vain(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(mutants, "BUDGET", 1000)
     monkeypatch.setattr(sandbox, "unconfined", lambda: "")
-    report = check.check(written(tmp_path, **sections))
+    report = check(written(tmp_path, **sections))
     [odd], [note] = report.of("drift"), report.of("note")
     said = "not known; the search was stopped before all changes of {} were tried"
     assert (odd.causes, odd.stopped, odd.behaves()) == ([], True, f"behaves as: {said.format('the spec')}")
@@ -613,26 +562,72 @@ def test_a_search_that_was_stopped_is_no_search_in_vain(tmp_path, monkeypatch):
 
 def test_what_a_stopped_search_has_found_stands(monkeypatch):
     words = "the bias of s not corrected", "the bias of v not corrected"
-    rule, runs, path = adam_with(*words)
-    whole = mutants.explain(rule, runs, path.fits)
+    tree, runs, path = adam_with(*words)
+    whole = mutants.explain(tree, runs, path.fits)
     monkeypatch.setattr(mutants, "BUDGET", 12_000)
-    search = mutants.explain(rule, runs, path.fits)
+    search = mutants.explain(tree, runs, path.fits)
     assert search.stopped
     assert not whole.stopped
     assert search.causes == whole.causes[: len(search.causes)]
     assert 0 < len(search.causes) < len(whole.causes)
-    found = check.Finding("drift", "", None, "", "numpy", "differs", *search)
+    found = Finding("drift", "", None, "", "numpy", "differs", *search)
     assert found.behaves().endswith("; the search for more ways to say it was stopped")
 
 
-@pytest.mark.parametrize("name", spec.BOOK)
-def test_a_rule_as_a_tree_is_the_rule(name):
-    rule = mutants.Rule(spec.BOOK[name])
-    run, _ = drive.settings([x for x in ("t", *rule.constants) if x == "t" or rule.constants[x] is None])
-    kernel = binding.kernel(protocol.load("numpy"), spec.BOOK[name])
-    constants = {key: value for key, value in run.items() if key != "t"}
-    own = drive.follow(lambda p, g, v, s, t: kernel(p, g, v, s, t, **constants), 1, 50)
-    assert all(np.array_equal(x, y) for x, y in zip(own, rule.follow(run, 50), strict=True))
+def amsgrad(p, g, v, s, top, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    top = maximum(top, s)
+    p = p - lr * (v / (1 - beta1**t)) / (sqrt(top) + abs(eps))
+    return p, v, s, top
+
+
+@pytest.mark.parametrize("rule", [*spec.RULES, amsgrad], ids=lambda x: getattr(x, "__name__", x))
+def test_a_rule_as_a_tree_is_the_rule(rule):
+    tree = Tree(rule)
+    runs = drive.settings([name for name, x in tree.rule.numbers.items() if x.default is None])
+    function = tree.rule.bound({word: getattr(np, word) for word in WORDS})
+
+    def step(run, t, p, g, *state):
+        return function(p, g, *state, **run | {"t": t})
+
+    own = drive.follow(step, len(tree.rule.state), runs)
+    assert all(np.array_equal(x, y) for x, y in zip(own, tree.follow(runs), strict=True))
+
+
+# What is tried of a rule, and what must not be, for each number of states.
+TRIED = {
+    "sgd": ({"lr * g left out of p", "p for g in p"}, ("stored", "before the step for g", "t ")),
+    "adagrad": (
+        {"s not stored", "the s from before the step for s in p", "s as in rmsprop"},
+        ("v", "each other", "t "),
+    ),
+    "adadelta": (
+        {
+            "s and delta stored in each other's place",
+            "delta not stored",
+            "the delta from before the step for delta in d",
+        },
+        ("v", "t "),
+    ),
+    "adam": ({"v and s stored in each other's place", "t never advanced", "s as in yogi", "v as in sgd_momentum"}, ()),
+    amsgrad: (
+        {
+            *(f"{x} stored in each other's place" for x in ("v and s", "v and top", "s and top")),
+            *("top not stored", "the top from before the step for top in top", "s computed before v", "s as in yogi"),
+            *("top for maximum(top, s), in top", "s for maximum(top, s), in top", "no abs: eps for abs(eps), in p"),
+        },
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", TRIED, ids=lambda x: getattr(x, "__name__", x))
+def test_what_is_tried_holds_for_the_state_that_a_rule_has(rule):
+    some, never = TRIED[rule]
+    words = [x.words for x in mutants.changes(Tree(rule))]
+    assert some <= {*words}
+    assert not [x for x in words for start in never if re.search(rf"\b{start}", x)]
 
 
 # The command
@@ -640,7 +635,7 @@ def test_a_rule_as_a_tree_is_the_rule(name):
 
 def test_the_chapter_itself_has_no_drift():
     files = [CHAPTER / f"{name}.md" for name in ("adam", "adam_origin")]
-    report = check.check(files)
+    report = check(files)
     assert report.status == 0, [x.text() for x in report.findings]
     assert {(x.name, tuple(x.verdict.groups[0]), x.verdict.matches_spec) for x in report.compared} == {
         (rule, TABS, True) for rule in ("adam", "yogi")

@@ -1,6 +1,7 @@
 """One file for all tabs: carried on elsewhere with the same curve, whole or refused."""
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -16,11 +17,15 @@ import oracle
 import pytest
 import safetensors.numpy
 from frameworks import HALVES, RULES, TABS, Native, Problem
+from hypothesis import given as examples
+from hypothesis import strategies as st
 from test_errors import snapshot
 from test_optimizers import NATIVE
+from test_render import HYPERPARAMS, amsgrad, lion
 
 import d2l_adam
-from d2l_adam import checkpoint, protocol
+from d2l_adam import checkpoint, protocol, spec
+from d2l_adam.rule import Rule
 
 # ---- the curve goes on ----------------------------------------------------------------------------
 
@@ -385,10 +390,29 @@ def test_a_file_that_is_no_such_file_is_refused(tmp_path):
 
 
 def test_a_later_version_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    monkeypatch.setattr(checkpoint, "VERSION", 3)
     saved(tmp_path / "run")
     monkeypatch.undo()
-    refused(tmp_path / "run", "is of version 2, this d2l_adam reads 1; upgrade d2l_adam")
+    refused(tmp_path / "run", "is of version 3, this d2l_adam reads 1 to 2; upgrade d2l_adam")
+
+
+def test_a_file_of_version_1_goes_on():
+    file = Path(__file__).with_name("version1.safetensors")  # made by d2l_adam when that was the last
+    problem = Problem("numpy", [[0.0], [[0.0, 0.0]]])
+    problem.module.load(
+        file,
+        dict(zip(("bias", "weight"), problem.params, strict=True)),
+        problem.states,
+        hyperparams := {"lr": 0.1, "t": 1, "beta1": 0.5},
+        rule="yogi",
+    )
+    assert problem.params[0] == 0.5
+    assert np.array_equal(problem.params[1], [[1.0, 2.0]])
+    assert np.array_equal(problem.states[1], [[[0.25, -0.5]], [[0.125, 4.0]]])
+    assert np.array_equal(problem.states[0], [[3.0], [8.0]])
+    assert hyperparams == {"lr": 0.1, "t": 7, "beta1": 0.5, "beta2": 0.999, "eps": 0.001}
+    with pytest.raises(ValueError, match=r"holds the state \['v', 's'\], here is \['v'\]; continue with the same rule"):
+        problem.module.load(file, problem.params[::-1], [np.zeros((1, 2)), np.zeros(1)], {"t": 1})
 
 
 def test_a_truncated_or_altered_file_is_refused_wherever_it_is(tmp_path):
@@ -405,6 +429,255 @@ def test_a_truncated_or_altered_file_is_refused_wherever_it_is(tmp_path):
         refused(tmp_path / "run", "truncated|damaged|version", tab="numpy")
     (tmp_path / "run").write_bytes(content + b"\0")
     refused(tmp_path / "run", "damaged")
+
+
+def of_rule(tab, rule, fill):
+    """Parameters, states in the book's shape, and hyperparameters for a rule; the arrays hold different numbers."""
+    module, rule, rng = protocol.load(tab), Rule(rule), np.random.default_rng(0)
+    problem = Problem(tab, [fill * rng.normal(size=shape) for shape in ((2, 3), (2,), ())])
+    arrays = [tuple(problem.state(tuple(p.shape), "float64") for _ in rule.state) for p in problem.params]
+    for state in arrays:
+        module.TAB.fill(state, [fill * rng.normal(size=x.shape) for x in state])
+    hyperparams = {name: x for name, x in HYPERPARAMS.items() if name in rule.constants}
+    hyperparams |= {"t": 8 if fill else 1} if rule.reads_t else {}
+    return problem.params, [rule.book_shape(state) for state in arrays], hyperparams
+
+
+def numbers_of(tab, params, states):
+    module = protocol.load(tab)
+    return [[module.TAB.asnumpy(x).tolist() for x in (p, *Rule.states(s))] for p, s in zip(params, states, strict=True)]
+
+
+def with_param(p, g, param, t, lr):
+    """A rule whose state is called as the file calls the parameters."""
+    param = param + g
+    return p - lr * param, param
+
+
+@pytest.mark.parametrize("rule", [*spec.RULES.values(), lion, amsgrad, with_param])
+@pytest.mark.parametrize(("first", "second"), list(itertools.pairwise([*TABS, TABS[0]])))
+def test_every_rule_s_state_is_carried(first, second, rule, tmp_path):
+    before, after = of_rule(first, rule, 1.0), of_rule(second, rule, 0.0)
+    for known in (rule, None):
+        if known is None and "t" not in before[2]:
+            for arguments in (before, after):
+                arguments[2]["t"] = 8  # of a rule that is not known, it must be given
+        protocol.load(first).save(tmp_path / "run", *before, rule=known)
+        protocol.load(second).load(tmp_path / "run", *after, rule=known)
+        assert numbers_of(second, *after[:2]) == numbers_of(first, *before[:2])
+        assert after[2] | before[2] == after[2]
+        unknown = [[], ["v"], ["v", "s"], ["state0", "state1", "state2"]][len(Rule(rule).state)]
+        names = unknown if known is None or rule is with_param else list(Rule(rule).state)
+        assert content_of(tmp_path / "run")[0]["state"] == names
+
+
+def test_the_book_s_states_of_sgd_are_none(tmp_path):
+    module, params, others = protocol.load("numpy"), [np.ones(2)], [np.zeros(2)]
+    module.save(tmp_path / "run", params, None, {"lr": 0.1}, rule="sgd")
+    module.load(tmp_path / "run", others, None, hyperparams := {"lr": 0.5}, rule=spec.sgd)
+    assert others[0].tolist() == [1.0, 1.0]
+    assert hyperparams == {"lr": 0.5}
+    refusals = (
+        ("adam", [(np.ones(2), np.ones(2))], "is of sgd, here is adam; continue with sgd"),
+        (None, [np.ones(2)], r"holds the state \[\], here is \['v'\]"),
+    )
+    for rule, states, words in refusals:
+        with pytest.raises(ValueError, match=words):
+            module.load(tmp_path / "run", others, states, {"t": 1}, rule=rule)
+
+
+# ---- damage under a right checksum ----------------------------------------------------------------
+
+
+def forged(about, arrays, **metadata):
+    """A file of any content, with a right checksum."""
+    if isinstance(about, dict) and "sha256" in about:
+        about = {"sha256": "0" * 64} | about | {"sha256": "0" * 64}
+    text = about if isinstance(about, str) else json.dumps(about)
+    return signed(safetensors.numpy.save(arrays, {"d2l_adam": text, **metadata}))
+
+
+def signed(content):
+    return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def content_of(path):
+    with safetensors.safe_open(path, "numpy") as file:
+        about = json.loads(file.metadata()["d2l_adam"])
+    return about, safetensors.numpy.load_file(path)
+
+
+def put(**entries):
+    return lambda about, arrays: about.update(entries)
+
+
+def put_array(name, value):
+    return lambda about, arrays: arrays.update({name: value})
+
+
+def without(entry):
+    return lambda about, arrays: about.pop(entry)
+
+
+def cast(dtype, declared=None):
+    """All arrays in another dtype, which is declared or not."""
+
+    def change(about, arrays):
+        arrays.update({name: x.astype(dtype) for name, x in arrays.items()})
+        about["dtypes"] = [declared or about["dtypes"][0]] * 2
+
+    return change
+
+
+DEEP = "[" * 50_000 + "]" * 50_000
+SHAPE = np.zeros((3, 2))
+#: name: (what is done to the header and the arrays, words of the error)
+DAMAGES = {
+    **{
+        f"steps {value}": (put(steps=value), "steps is")
+        for value in (
+            ["x", 1], [float("nan"), 1], [-5, 1], [1.5, 1], [2**53, 1], [10**400, 1], [True, 1], [None, 1], [[1], 1],
+            [1], [1, 1, 1], [], None, 5, "11", {"0": 1},
+        )
+    },
+    **{
+        f"constants {value}": (put(constants=value), "constants is")
+        for value in (
+            {"lr": 0.1}, {"t": 3}, {"beta1": "x"}, {"beta1": float("nan")}, {"eps": float("inf")}, {"beta1": 1.5},
+            {"beta1": None}, {"beta1": True}, {"beta1": [0.9]}, {"beta1": 10**400}, {"a b": 1.0}, {"": 1.0}, [], None,
+        )
+    },
+    "a constant that no yogi has": (put(constants={"momentum": 0.5}), "yogi has no momentum; it has lr, beta1"),
+    **{
+        f"names {value}": (put(names=value), "names is|by its|damaged: (param|v|s)/|dtypes is|holds")
+        for value in (
+            ["weight", "weight"], ["weight", 5], ["weight", None], [["weight"], "bias"], "ab", None, {"weight": 0},
+            ["weight"], ["weight", "bias", "third"], ["weight", "\ud800"], [],
+        )
+    },
+    **{
+        f"dtypes {value}": (put(dtypes=value), "dtypes is|damaged: param/weight is float64 of shape")
+        for value in (
+            ["float64", "int32"], ["float64", 5], ["float64"], ["float64"] * 3, ["float64", ["float64"]], None,
+            "float64", ["float32", "float64"], ["bfloat16", "float64"], ["float16", "float64"], ["x", "y"],
+        )
+    },
+    **{
+        f"state {value}": (put(state=value), "state is|damaged: .*/weight is|it holds")
+        for value in (["v", "v"], ["v", "param"], ["v", 5], ["v"], ["v", "s", "x"], ["v", "x"], None, "vs", [], [["v"]])
+    },
+    **{f"rule {value}": (put(rule=value), "rule is") for value in (5, ["yogi"], {}, True)},
+    "another rule": (put(rule="adam"), "is of adam, here is yogi; continue with adam"),
+    **{
+        f"no {entry}": (without(entry), f"{entry} is None" if entry not in ("version", "sha256") else "is not a file")
+        for entry in ("names", "dtypes", "steps", "state", "rule", "constants", "version", "sha256")
+    },
+    **{f"version {x}": (put(version=x), "is of version") for x in (0, -1, True, "1", None, [1], 1.0, 10**400, {})},
+    "int32 declared float64": (cast("int32"), "damaged: param/weight is int32 of shape .*, not float64"),
+    "int64 declared float64": (cast("int64"), "damaged: param/weight is int64"),
+    "complex": (cast("complex64", "complex64"), "dtypes is"),
+    "halves whose state is half": (cast("float16", "float16"), "damaged: v/weight is float16 of shape .*, not float32"),
+    "float32 declared bfloat16": (cast("float32", "bfloat16"), "weight is of .* in bfloat16, here of .* in float64"),
+    "an array missing": (lambda about, arrays: arrays.pop("v/bias"), "damaged: v/bias is"),
+    "a parameter missing": (lambda about, arrays: arrays.pop("param/bias"), "damaged: param/bias is"),
+    "an array too many": (put_array("x/bias", SHAPE), "damaged: it holds .*x/bias.*, which its names"),
+    "a state of another shape": (put_array("s/bias", SHAPE), "damaged: s/bias is .*shape"),
+    "a state that is a number": (put_array("s/bias", np.zeros(())), "damaged: s/bias is .*shape"),
+    "a parameter of another shape": (put_array("param/bias", SHAPE), "damaged: v/bias is .*shape"),
+    "a state of another dtype": (put_array("s/bias", np.zeros(2, "float32")), "damaged: s/bias is float32 of shape"),
+    "nothing": (lambda about, arrays: (about.clear(), arrays.clear()), "is not a file"),
+}  # fmt: skip
+
+
+def refused_as_it_is(path, words):
+    """By every tab's `load`, as a ValueError that names the file."""
+    for tab in TABS:
+        refused(path, f"{re.escape(str(path))}.*({words})", tab=tab)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_with_a_right_checksum_is_refused_as_a_whole(damage, tmp_path):
+    change, words = DAMAGES[damage]
+    saved(tmp_path / "run")
+    about, arrays = content_of(tmp_path / "run")
+    change(about, arrays)
+    (tmp_path / "run").write_bytes(forged(about, arrays))
+    refused_as_it_is(tmp_path / "run", words)
+
+
+def test_other_json_than_save_writes_is_refused(tmp_path):
+    saved(tmp_path / "run")
+    about, arrays = content_of(tmp_path / "run")
+    known = json.dumps({"sha256": "0" * 64} | about | {"sha256": "0" * 64})
+    for text in (
+        "", "5", "null", "[]", '"d2l"', "{", "[1]", "9" * 5000, DEEP, '{"version": ' + DEEP,
+        '{"sha256": "", "version": 1}',
+        known.replace('"steps": [1, 1]', f'"steps": {DEEP}'),
+        known.replace('"steps": [1, 1]', f'"steps": [{"9" * 5000}]'),
+        known.replace('"version": 2', '"version": 2, "sha256": "\\ud800"'),
+        known.replace('"version": 2', '"version": 2, "sha256": ["x"]'),
+    ):  # fmt: skip
+        (tmp_path / "run").write_bytes(forged(text, arrays))
+        refused(tmp_path / "run", f"{re.escape(str(tmp_path / 'run'))} is (not a file that|damaged)")
+    for nested in (400, 800, 900, 950, 980):  # up to what Python reads
+        text = known.replace('"steps": [1, 1]', f'"steps": {"[" * nested}1{"]" * nested}')
+        (tmp_path / "run").write_bytes(forged(text, arrays))
+        refused(tmp_path / "run", "is damaged: steps is|is not a file that")
+
+
+def test_what_safetensors_does_not_read_is_refused(tmp_path):
+    saved(tmp_path / "run")
+    content = (tmp_path / "run").read_bytes()
+    content = re.sub(rb"[0-9a-f]{64}", b"0" * 64, content, count=1)
+    for old, new in (
+        (b'"F64"', b'"F65"'), (b'"shape":[2]', b'"shape":[3]'), (b'"shape":[2]', b'"shape":-21'),
+        (b'"data_offsets":[0,16]', b'"data_offsets":[1,16]'), (b"param/bias", b"param/\xff\xff\xff\xff"),
+        (b'"shape":[2]', b'"shape":"2"'), (b'"F64"', b'"U64"'),
+    ):  # fmt: skip
+        assert old in content
+        (tmp_path / "run").write_bytes(signed(content.replace(old, new, 1)))
+        refused_as_it_is(tmp_path / "run", "damaged|not a file")
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["weight", "v", "float64", 1, 2]),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["beta1", "eps", "lr", "x"]), x, max_size=3),
+    max_leaves=6,
+)
+
+
+@examples(
+    entry=st.sampled_from(["names", "dtypes", "steps", "state", "rule", "constants", "version"]),
+    value=JSON,
+    dropped=st.sampled_from([None, "v/bias", "param/weight"]),
+)
+def test_random_damage_is_refused_or_harmless(entry, value, dropped, tmp_path_factory):
+    path = tmp_path_factory.mktemp("random") / "run"
+    saved(path)
+    about, arrays = content_of(path)
+    about[entry] = value
+    if dropped:
+        arrays[dropped] = arrays[dropped].astype("float16")
+    path.write_bytes(forged(about, arrays))
+    problem = Problem("numpy", START)
+    before = snapshot(problem)
+    params = dict(zip(("weight", "bias"), problem.params, strict=True))
+    refusal = None
+    try:
+        problem.module.load(path, params, problem.states, problem.hyperparams, rule="yogi")
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert str(path) in refusal
+        assert snapshot(problem) == before
+    else:  # what was put there is as good as what was
+        assert not dropped
+        problem.run("yogi", [[g[0] for g in GRADS]])
 
 
 @pytest.mark.parametrize("tab", NATIVE)
@@ -427,8 +700,17 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
             "'t' is 0; the time step is a whole number",
             (problem.params, problem.states, {"lr": 0.1, "t": 0}),
         ),
-        (ValueError, "unknown rule 'sgd'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "sgd")),
-        (ValueError, "2 parameters, 2 gradients, 1 states", (problem.params, problem.states[:1], {"t": 1})),
+        (ValueError, "unknown rule 'lion'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "lion")),
+        (ValueError, "state of parameter 0", (problem.params, problem.states, {"t": 1}, "adagrad")),
+        (ValueError, "state of parameter 1", (problem.params, [problem.states[0], None], {"t": 1})),
+        (
+            ValueError,
+            "pytorch: yogi has no momentum; it has lr, beta1, ",
+            (problem.params, problem.states, {"t": 1, "momentum": 0.5}, "yogi"),
+        ),
+        (ValueError, "pytorch: steps is ", (problem.params, problem.states, {"t": 1e300})),
+        (ValueError, "pytorch: constants is .*a b", (problem.params, problem.states, {"t": 1, "a b": 0.5})),
+        (ValueError, "2 parameters, .*1 states", (problem.params, problem.states[:1], {"t": 1})),
         (
             ValueError,
             r"are named \['1', '1'\]; give each a name",
@@ -439,7 +721,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
     ):
         with pytest.raises(error, match=words):
             save(tmp_path / "run", *arguments)
-    with pytest.raises(TypeError, match=r"numpy: states is .*; give a list, with a pair"):
+    with pytest.raises(TypeError, match=r"numpy: states is .*; give a list, with the state"):
         protocol.load("numpy").save(tmp_path / "run", START, optimizer)
     whole = of_complex_numbers()
     with pytest.raises(TypeError, match=r"pytorch: 0 is torch\.complex64; the file holds real parameters only"):
@@ -510,4 +792,4 @@ def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(tmp_path):
 
 
 def test_the_docstring_says_what_is_in_the_file():
-    assert re.findall(r"`(\w+)/NAME`", checkpoint.__doc__) == ["param", "v", "s"]
+    assert re.findall(r"`(\w+)/NAME`", checkpoint.__doc__) == ["param", "STATE", "v", "s"]

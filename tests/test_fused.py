@@ -2,13 +2,10 @@
 
 import concurrent.futures
 import contextlib
-import gc
 import json
 import os
 import subprocess
 import sys
-import threading
-import time
 import tracemalloc
 import weakref
 
@@ -18,11 +15,16 @@ from click.testing import CliRunner
 from frameworks import RULES, TABS, Native, Problem
 
 import d2l_adam
-from d2l_adam import contract, fused, protocol, spec
+from d2l_adam import protocol, spec
 from d2l_adam.__main__ import cli
+from d2l_adam.fused import threads
+from d2l_adam.fused.memory import Memory, Refusal
+from d2l_adam.step import Step
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 NATIVE = ("pytorch", "tensorflow", "mxnet")
+#: Those whose arrays lend their memory; a step of TensorFlow's variables is a graph.
+LENDING = tuple(tab for tab in TABS if tab != "tensorflow")
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +37,13 @@ def _as_it_was():
 def counted(monkeypatch):
     """The names of the tabs whose memory is stepped, in order."""
     calls = []
-    run = fused.Fused.run
+    make = Step._pass
 
-    def counting(self, taken, *args, **kwargs):
-        calls.extend([self.tab.NAME] * len(taken))
-        return run(self, taken, *args, **kwargs)
+    def counting(self, *args):
+        calls.append(self.tab.name)
+        return make(self, *args)
 
-    monkeypatch.setattr(fused.Fused, "run", counting)
+    monkeypatch.setattr(Step, "_pass", counting)
     return calls
 
 
@@ -71,7 +73,7 @@ def test_a_fused_step_is_the_eager_one(tab, rule, dtype, counted):
             steps[-1][0].flat[int(np.isnan(bad))] = bad
     one, other = (stepped(tab, rule, params, steps, dtype, choice) for choice in (None, False))
     assert_close(one, other, TOLERANCE[dtype])
-    assert set(counted) == {tab}
+    assert set(counted) == ({tab} if tab in LENDING else set())
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -83,7 +85,7 @@ def test_in_numpy_they_are_the_same_bit_for_bit(rule):
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("tab", LENDING)
 def test_the_choice_is_kept_to(tab, counted):
     problem = Problem(tab, [np.ones(3)], "float32")
     for choice, expected in ((None, [tab]), (False, []), (True, [tab])):
@@ -96,7 +98,7 @@ def test_the_choice_is_kept_to(tab, counted):
         d2l_adam.set_fused("yes")
 
 
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("tab", LENDING)
 def test_where_it_is_demanded_and_cannot_be_the_error_says_why(tab):
     problem = Problem(tab, [np.ones(3), np.ones(2)], "float16")
     problem.set_grads([np.ones(3), np.ones(2)])
@@ -108,7 +110,7 @@ def test_where_it_is_demanded_and_cannot_be_the_error_says_why(tab):
     assert problem.hyperparams == {"lr": 0.01, "t": 1}
 
 
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("tab", LENDING)
 def test_what_cannot_be_fused_is_stepped_beside_what_can(tab, counted):
     full, half = Problem(tab, [np.ones(3), np.ones(4)], "float32"), Problem(tab, [np.ones(5)], "float16")
     full.set_grads([np.full(3, 0.5), np.full(4, 0.5)])
@@ -132,28 +134,10 @@ def test_it_is_the_rule_that_is_compiled(tab, counted):
     params, steps = [np.arange(1.0, 6.0)], [[np.linspace(-1, 2, 5)]] * 3
     one, other = (stepped(tab, source["rule"], params, steps, "float64", choice) for choice in (None, False))
     assert_close(one, other, 1e-14)
-    assert counted == [tab] * 3
+    assert counted == [tab] * 3 * (tab in LENDING)
 
 
-@pytest.mark.parametrize(
-    ("rule", "why"),
-    [
-        (lambda p, g, v, s, t, lr: (p - lr * abs(g), v, s), r"uses abs"),
-        (lambda p, g, v, s, t, lr, mode="x": (p - lr * g, v, s), r"uses mode"),
-        (lambda p, g, v, s, t, lr: (p - lr * (g // 1), v, s), r"Numba cannot compile the rule"),
-        (lambda p, g, v, s, t, lr: (p - lr * (lambda x: x)(g), v, s), r"uses <lambda>"),
-    ],
-)
-def test_a_rule_that_numba_would_take_otherwise_is_stepped_eagerly(rule, why, counted):
-    steps = [[np.ones(3)]] * 2
-    values = stepped("numpy", rule, [np.zeros(3)], steps, "float64", None)
-    np.testing.assert_allclose(values[-1][0][0], -0.2)
-    assert counted == []
-    with pytest.raises(ValueError, match=why):
-        stepped("numpy", rule, [np.zeros(3)], steps, "float64", True)
-
-
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("tab", LENDING)
 def test_numbers_in_a_rule_have_the_dtype_of_the_array_they_meet(tab, counted):
     def rule(p, g, v, s, t, lr):
         return p - lr * ((2 * g + 1e8) - 1e8), 0.5 * v + (-g), s * 1e39
@@ -163,95 +147,52 @@ def test_numbers_in_a_rule_have_the_dtype_of_the_array_they_meet(tab, counted):
     assert counted == [tab] * 2
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (spec.adam, True),
-        (spec.yogi, True),
-        (lambda p, g, v, s, t, lr: (lr * g + p, v, s), True),
-        (lambda p, g, v, s, t, lr: (p * (1 - lr) - g, v, s), False),
-        (lambda p, g, v, s, t, lr: (p - (g + p), v, s), False),
-        (lambda p, g, v, s, t, lr: (p - g, p, s), False),
-        (lambda p, g, v, s, t, lr: (p - g - v, v, s), False),
-        (lambda p, g, v, s, t, lr: (p - g, v, s) if t < 3 else (lr * p, v, s), False),
-    ],
-)
-def test_a_rule_that_only_adds_to_the_parameter_is_known(rule, expected):
-    defaults = {name: x for name, (x, *_) in contract.constants(protocol.load("tensorflow"), rule).items()}
-    assert fused.adds(rule, defaults) == expected
-    params, steps = [np.arange(1.0, 6.0)], [[np.linspace(-1, 2, 5)]] * 4
-    one, other = (stepped("tensorflow", rule, params, steps, "float64", choice) for choice in (True, False))
-    assert_close(one, other, 1e-14)
-
-
-@pytest.mark.parametrize("tab", ["numpy", "pytorch"])
-def test_an_interrupted_step_is_finished_before_the_interrupt_is_seen(tab, monkeypatch):
-    monkeypatch.setattr(fused, "num_threads", lambda tab: 3)
-    done, interrupts = [], []
-
-    def kernel(first, last):
-        done.append((first, last))
-        if threading.current_thread() is threading.main_thread() and not interrupts:
-            interrupts.append(first)
-            raise KeyboardInterrupt
-        time.sleep(0.01)
-
-    size = 8 * fused._CHUNK + 5
-    with pytest.raises(KeyboardInterrupt):
-        fused.in_threads(kernel, (), size, protocol.load(tab))
-    count = len(done)
-    time.sleep(0.05)
-    assert len(done) == count
-    assert sorted(done)[0][0] == 0
-    assert sorted(done)[-1][1] == size
-
-
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("tab", LENDING)
 def test_large_arrays_are_stepped_by_several_threads_alike(tab, monkeypatch):
-    size = 2 * fused._CHUNK + 77
+    size = 2 * threads._CHUNK + 77
     rng = np.random.default_rng(2)
     params, steps = [rng.normal(size=size), rng.normal(size=3)], [[rng.normal(size=size), np.ones(3)]] * 2
     other = stepped(tab, "yogi", params, steps, "float32", False)
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(fused, "num_threads", lambda tab, threads=threads: threads)
+    for number in (1, 2, 5):
+        monkeypatch.setattr(threads, "num_threads", lambda tab, number=number: number)
         assert_close(stepped(tab, "yogi", params, steps, "float32", True), other, 1e-6)
 
 
 def test_the_number_of_threads_is_what_the_environment_and_the_framework_say(monkeypatch):
     torch_tab = protocol.load("pytorch")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    everything = fused.num_threads()
+    everything = threads.num_threads()
     assert 1 <= everything <= os.cpu_count()
     for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.setenv(variable, "1,4")
-        assert fused.num_threads() == 1
+        assert threads.num_threads() == 1
         monkeypatch.setenv(variable, "1000")
-        assert fused.num_threads() == everything
+        assert threads.num_threads() == everything
         monkeypatch.delenv(variable)
     before = torch_tab.torch.get_num_threads()
     try:
         torch_tab.torch.set_num_threads(1)
-        assert fused.num_threads(torch_tab) == 1
+        assert threads.num_threads(torch_tab.TAB) == 1
     finally:
         torch_tab.torch.set_num_threads(before)
 
 
 def big_step(seed, tab="numpy"):
     rng = np.random.default_rng(seed)
-    size = fused._CHUNK + 1
+    size = threads._CHUNK + 1
     values = stepped(tab, "adam", [rng.normal(size=size)], [[rng.normal(size=size)]], "float32", None)
     return values[0][0][0].sum()
 
 
 @pytest.mark.parametrize("tab", ["numpy", "pytorch"])
 def test_many_threads_may_step_at_once_and_so_may_a_child_after_a_fork(tab, monkeypatch):
-    monkeypatch.setattr(fused, "num_threads", lambda tab: 3)
+    monkeypatch.setattr(threads, "num_threads", lambda tab: 3)
     alone = [big_step(seed, tab) for seed in range(6)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         assert list(pool.map(big_step, range(6), [tab] * 6)) == alone
     program = (
         "import multiprocessing, sys, torch; sys.path.insert(0, 'tests'); import test_fused as t\n"
-        "t.fused.num_threads = lambda tab: 3\n"
+        "t.threads.num_threads = lambda tab: 3\n"
         f"mine, jobs = t.big_step(0, {tab!r}), [(0, {tab!r})] * 2\n"
         # As PyTorch's own workers do: the copies that make the arrays would wait for threads that are gone.
         "alone = dict(initializer=torch.set_num_threads, initargs=[1])\n"
@@ -266,7 +207,7 @@ def test_many_threads_may_step_at_once_and_so_may_a_child_after_a_fork(tab, monk
 def test_a_step_in_a_thread_that_outlives_the_main_one(tab):
     program = (
         "import sys, threading, time; sys.path.insert(0, 'tests'); import test_fused as t\n"
-        "t.fused.num_threads = lambda tab: 3\n"
+        "t.threads.num_threads = lambda tab: 3\n"
         f"def late():\n    time.sleep(0.5)\n    t.big_step(0, {tab!r})\n    print('done')\n"
         "threading.Thread(target=late).start()\n"
     )
@@ -276,23 +217,22 @@ def test_a_step_in_a_thread_that_outlives_the_main_one(tab):
 
 def test_where_pytorch_has_other_threads_steps_have_their_own(monkeypatch):
     """PyTorch's are used while it looks for more work; the same is computed without."""
-    tab = protocol.load("pytorch")
-    monkeypatch.setattr(fused, "num_threads", lambda tab: 2)
+    from d2l_adam.torch import openmp
+
+    monkeypatch.setattr(threads, "num_threads", lambda tab: 2)
     calls = []
-    its_own = tab.in_own_threads
-    monkeypatch.setattr(tab, "in_own_threads", lambda *args: calls.append(its_own(*args)) or calls[-1])
+    run = openmp.run
+    monkeypatch.setattr(openmp, "run", lambda *args: calls.append(run(*args)) or calls[-1])
     values = [big_step(0, "pytorch")]
-    monkeypatch.setattr(tab, "_omp", {})
+    monkeypatch.setattr(openmp, "_entry", {})
     values.append(big_step(0, "pytorch"))
     assert calls == [sys.platform.startswith("linux"), False]
     assert values[0] == values[1]
 
 
-@pytest.mark.parametrize("tab", ["numpy", "tensorflow"])
-def test_a_step_takes_no_memory_that_grows_with_the_parameters(tab):
-    """In TensorFlow, a second place for the parameter, kept from step to step."""
+def test_a_step_takes_no_memory_that_grows_with_the_parameters():
     size = 100_000
-    problem = Problem(tab, [np.ones(size)], "float32")
+    problem = Problem("numpy", [np.ones(size)], "float32")
     problem.set_grads([np.ones(size)])
     tracemalloc.start()
     try:
@@ -307,7 +247,7 @@ def test_a_step_takes_no_memory_that_grows_with_the_parameters(tab):
         tracemalloc.stop()
     assert peak - kept < size
     assert abs(now - kept) < size
-    assert kept < (4.2 * 4 * size if tab == "tensorflow" else size)  # two of p (one is the variable's), v and s
+    assert kept < size
 
 
 # PyTorch
@@ -433,23 +373,25 @@ def test_what_changes_between_two_steps_is_seen(change):
 def test_memory_that_was_given_back_is_not_stepped():
     tab = protocol.load("pytorch")
     p, v, s, g = (tab.torch.zeros(3) for _ in "pvsg")
-    assert tab.lend([p], [g], [(v, s)], True)
+    assert isinstance(tab.TAB.lend([p], [g], [(v, s)]), Memory)
     v.untyped_storage().resize_(0)
-    assert tab.lend([p], [g], [(v, s)], True) is None
+    assert isinstance(tab.TAB.lend([p], [g], [(v, s)]), Refusal)
 
 
 @pytest.fixture
 def looked_at(monkeypatch):
     """How often tensors were looked at one by one."""
-    tab, calls = protocol.load("pytorch"), []
-    are_plain = tab._are_plain
-    monkeypatch.setattr(tab, "_seen", {})
-    monkeypatch.setattr(tab, "_are_plain", lambda *args: calls.append(len(args[0])) or are_plain(*args))
+    from d2l_adam.torch import memory
+
+    calls, are_plain = [], memory._are_plain
+    monkeypatch.setattr(memory, "_seen", {})
+    monkeypatch.setattr(memory, "_are_plain", lambda *args: calls.append(args[1]) or are_plain(*args))
     return calls
 
 
 def test_tensors_that_look_as_before_are_not_looked_at_again(looked_at, counted):
-    tab = protocol.load("pytorch")
+    from d2l_adam.torch import memory
+
     problem = Problem("pytorch", [np.ones(3), np.ones((2, 2))], "float32", lr=0.5)
     other = Problem("pytorch", [np.ones(4), np.ones(1)], "float64", lr=0.5)
     for _ in range(4):
@@ -459,8 +401,9 @@ def test_tensors_that_look_as_before_are_not_looked_at_again(looked_at, counted)
     assert len(looked_at) == 2
     assert counted == ["pytorch"] * 8
     # The key is a hint: what was seen of other tensors under it is of no use.
-    first, second = tab._seen
-    tab._seen[first], tab._seen[second] = tab._seen[second], tab._seen[first]
+    seen = memory._seen
+    first, second = seen
+    seen[first], seen[second] = seen[second], seen[first]
     for each in (problem, other):
         each.set_grads([np.ones(p.shape) for p in each.params])
         each.step("adam")
@@ -469,6 +412,8 @@ def test_tensors_that_look_as_before_are_not_looked_at_again(looked_at, counted)
 
 
 def test_what_was_seen_of_tensors_keeps_none_alive_and_does_not_grow(looked_at):
+    from d2l_adam.torch import memory
+
     tab = protocol.load("pytorch")
     torch = tab.torch
     references = []
@@ -483,13 +428,16 @@ def test_what_was_seen_of_tensors_keeps_none_alive_and_does_not_grow(looked_at):
     for p in params:
         p.grad = torch.ones(3)
         tab.adam([p], [(torch.zeros(3), torch.zeros(3))], {"lr": 0.5, "t": 1})
-    assert 0 < len(tab._seen) <= 32
+    assert 0 < len(memory._seen) <= 32
 
 
 @pytest.mark.parametrize("how", ["absent", "refusing", "blind", "never content"])
 def test_a_pytorch_that_compares_otherwise_is_stepped_as_well(how, looked_at, counted, monkeypatch):
-    tab = protocol.load("pytorch")
-    guards = tab.torch._C._dynamo.guards
+    import torch
+
+    from d2l_adam.torch import guards
+
+    theirs = torch._C._dynamo.guards
 
     class Guards:
         def __init__(self, *tensors, **options):
@@ -500,10 +448,10 @@ def test_a_pytorch_that_compares_otherwise_is_stepped_as_well(how, looked_at, co
             return how == "blind"
 
     if how == "absent":
-        monkeypatch.delattr(guards, "TensorGuards")
+        monkeypatch.delattr(theirs, "TensorGuards")
     else:
-        monkeypatch.setattr(guards, "TensorGuards", Guards)
-    monkeypatch.setattr(tab, "_recorded", tab._recorder())
+        monkeypatch.setattr(theirs, "TensorGuards", Guards)
+    monkeypatch.setattr(guards, "recorded", guards._recorder())
     steps = [[np.linspace(-1, i, 5)] for i in range(3)]
     one, other = (stepped("pytorch", "adam", [np.arange(5.0)], steps, "float32", choice) for choice in (True, False))
     assert_close(one, other, 1e-6)
@@ -562,7 +510,6 @@ def test_states_that_only_together_are_as_many_as_they_should_be_are_refused():
         with pytest.raises(ValueError, match=r"pytorch: .*state"):
             tab.adam(params, states, hyperparams)
     assert hyperparams["t"] == 2
-    assert tab.lend(params, [torch.ones(3) for _ in range(4)], [(x[0], x[1])], True) is None
 
 
 @pytest.mark.parametrize("tab", ["pytorch", "numpy"])
@@ -572,7 +519,7 @@ def test_a_gradient_may_be_another_parameter(tab):
     problem.grads = [y, x]
     if tab == "pytorch":
         x.grad, y.grad = y.detach().clone().copy_(y.detach()), x.detach()
-    before = [problem.module.asnumpy(y), problem.module.asnumpy(x)]
+    before = [problem.module.TAB.asnumpy(y), problem.module.TAB.asnumpy(x)]
     problem.step("adam")
     for (_, v, _), g in zip(problem.values(), before, strict=True):
         np.testing.assert_allclose(v, 0.1 * g, rtol=1e-12)
@@ -680,34 +627,21 @@ def test_gluon_s_options_are_kept_to(options, counted):
             native.step([np.linspace(-1, step, 5)])
         results.append(native.values())
     assert_close([results[0]], [results[1]], 1e-15)
-    assert counted == ([] if "clip_gradient" in options else ["mxnet"] * 3)
+    assert counted == ["mxnet"] * 3
 
 
 # TensorFlow
 
 READS = {
-    "stop_gradient": lambda tf, x: tf.stop_gradient(x),
-    "expand_dims": lambda tf, x: tf.expand_dims(x, 0)[0],
-    "raw": lambda tf, x: tf.raw_ops.ReadVariableOp(resource=x.handle, dtype=x.dtype),
-    "function of it": lambda tf, x: tf.function(lambda x: tf.identity(x))(x),
-    "value": lambda tf, x: x.value(),
     "read_value": lambda tf, x: x.read_value(),
     "identity": lambda tf, x: tf.identity(x),
-    "convert_to_tensor": lambda tf, x: tf.convert_to_tensor(x),
-    "slice": lambda tf, x: x[:],
-    "ellipsis": lambda tf, x: x[...],
-    "reshape": lambda tf, x: tf.reshape(x, (-1,)),
     "numpy": lambda tf, x: x.numpy(),
     "function": lambda tf, x: tf.function(lambda: x.read_value())(),
-    "xla": lambda tf, x: tf.function(lambda: x.read_value(), jit_compile=True)(),
-    "gather": lambda tf, x: tf.gather(x, [0, 1]),
-    "another variable": lambda tf, x: tf.Variable(x),
-    "what assign returns": lambda tf, x: x.assign_add(tf.zeros_like(x), read_value=True) + 0,
 }
 
 
 @pytest.mark.parametrize("read", READS)
-def test_a_tensor_read_before_a_step_does_not_change_after_it(read, counted):
+def test_a_tensor_read_before_a_step_does_not_change_after_it(read):
     tab = protocol.load("tensorflow")
     tf = tab.tf
     problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
@@ -723,74 +657,9 @@ def test_a_tensor_read_before_a_step_does_not_change_after_it(read, counted):
     for tensor, value in snapshots:
         np.testing.assert_array_equal(tf.convert_to_tensor(tensor).numpy(), value)
     assert len({tuple(value) for _, value in snapshots}) == len(snapshots)
-    assert counted == ["tensorflow"] * 4
     d2l_adam.set_fused(False)
     other = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
     assert_close([problem.values()], [other.run("adam", [[np.ones(4)]] * 4)[-1]], 1e-6)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_many_parameters_are_added_to_in_few_calls(dtype, monkeypatch, counted):
-    tab = protocol.load("tensorflow")
-    many, called, calls = 2 * tab._MANY + 3, tab._called, []
-
-    def counting(graph, args):
-        calls.append(len(args) // 2)
-        return called(graph, args)
-
-    monkeypatch.setattr(tab, "_called", counting)
-    rng = np.random.default_rng(3)
-    params = [rng.normal(size=SHAPES[i % len(SHAPES)]) for i in range(many)]
-    steps = [[rng.normal(size=np.shape(p)) for p in params] for _ in range(3)]
-    one, other = (stepped("tensorflow", "yogi", params, steps, dtype, choice) for choice in (True, False))
-    assert_close(one, other, TOLERANCE[dtype])
-    assert calls == [tab._MANY, tab._MANY, 3] * 3
-    assert counted == ["tensorflow"] * 3
-
-
-def test_a_tensor_of_any_of_many_parameters_does_not_change_after_it_was_read():
-    tf = protocol.load("tensorflow").tf
-    problem = Problem("tensorflow", [np.full(4, float(i)) for i in range(60)], "float32", lr=0.5)
-    problem.set_grads([np.ones(4)] * 60)
-    d2l_adam.set_fused(True)
-    for _ in range(3):
-        before = problem.values()
-        tensors = [(tf.identity(p), p.read_value()) for p in problem.params]
-        problem.step("adam")
-        for (p, _, _), read, (after, _, _) in zip(before, tensors, problem.values(), strict=True):
-            assert all(np.array_equal(x.numpy(), p) for x in read)
-            np.testing.assert_allclose(after, p - 0.5, atol=1e-4)
-
-
-def test_a_variable_and_its_memory_are_free_when_the_last_who_uses_it_is_gone():
-    problem = Problem("tensorflow", [np.ones(4), np.ones(1000)], "float32")
-    problem.set_grads([np.ones(4), np.ones(1000)])
-    d2l_adam.set_fused(True)
-    problem.step("adam")
-    held = []
-    for x in (*problem.params, *sum(map(tuple, problem.states), ())):
-        held += weakref.ref(x), weakref.ref(x.handle)
-        if "_d2l_step" in vars(x):
-            place, step = vars(x)["_d2l_step"]
-            held += weakref.ref(place.array), weakref.ref(step)
-    assert len(held) == 2 * 6 + 2 * 2
-    del problem, x, place, step
-    gc.collect()
-    assert [ref() for ref in held] == [None] * len(held)
-
-
-@pytest.mark.parametrize("place", range(3))
-def test_a_variable_of_a_class_of_its_own_is_stepped_with_its_own_operations(place, counted):
-    tab = protocol.load("tensorflow")
-
-    class Mine(tab.ResourceVariable):
-        pass
-
-    x = [tab.tf.Variable(value) for value in (tab.tf.ones(3), tab.tf.zeros(3), tab.tf.zeros(3))]
-    x[place] = Mine(x[place])
-    tab.adam([x[0]], [tab.tf.ones(3)], [x[1:]], {"lr": 0.5, "t": 1})
-    np.testing.assert_allclose(x[0].numpy(), 0.5, atol=1e-5)
-    assert counted == []
 
 
 @pytest.mark.parametrize("bad", [np.ones((4, 1), "float32"), np.ones(4), np.ones(3, "float32"), np.ones(4, "float16")])
@@ -806,12 +675,23 @@ def test_what_fits_a_variable_no_more_is_refused_after_it_has_been_stepped_too(b
     assert problem.hyperparams["t"] == 2
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_many_parameters_are_stepped_by_few_graphs(dtype):
+    from d2l_adam.tensorflow import tab
+
+    many = 2 * tab._MANY + 3
+    rng = np.random.default_rng(3)
+    params = [rng.normal(size=SHAPES[i % len(SHAPES)]) for i in range(many)]
+    steps = [[rng.normal(size=np.shape(p)) for p in params] for _ in range(3)]
+    one, other = (stepped("tensorflow", "yogi", params, steps, dtype, choice) for choice in (None, False))
+    assert_close(one, other, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("scope", ["tape", "eager functions"])
 def test_a_step_is_made_at_once_wherever_it_is_called(scope):
     tf = protocol.load("tensorflow").tf
     problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
     problem.set_grads([np.ones(4)])
-    d2l_adam.set_fused(True)
     p = problem.params[0]
     tf.config.run_functions_eagerly(scope == "eager functions")
     try:
@@ -829,7 +709,7 @@ def test_a_step_is_made_at_once_wherever_it_is_called(scope):
 def test_the_gradients_of_the_chapter_s_model_are_those_of_a_tape():
     tab = protocol.load("tensorflow")
     features, labels, w, b = protocol.start()
-    params, loss, gradients = tab.regression(w, b)
+    params, loss, gradients = tab.TAB.regression(w, b)
     for rows in (slice(0, 10), slice(5, 6), slice(0, 1500)):
         with tab.tf.GradientTape() as tape:
             error = loss(features[rows], labels[rows])
@@ -844,7 +724,7 @@ def test_what_is_assigned_between_steps_is_not_lost(how, tmp_path):
     tab = protocol.load("tensorflow")
     tf = tab.tf
     results = []
-    for choice in (True, False):
+    for choice in (None, False):
         d2l_adam.set_fused(choice)
         problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
         problem.set_grads([np.ones(4)])
@@ -872,27 +752,6 @@ def test_what_is_assigned_between_steps_is_not_lost(how, tmp_path):
     assert_close([results[0]], [results[1]], 1e-6)
 
 
-def test_a_gradient_may_be_taken_with_respect_to_a_state():
-    tab = protocol.load("tensorflow")
-    v = tab.zeros((3,))
-    v.assign([1.0, 2.0, 3.0])
-    with tab.tf.GradientTape() as tape:
-        y = tab.tf.reduce_sum(v * v)
-    assert tape.gradient(y, v).numpy().tolist() == [2, 4, 6]
-    with tab.tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        assert type(tab.zeros((3,))) is not tab.State
-
-
-def test_plain_variables_are_fused_as_states_too(counted):
-    tf = protocol.load("tensorflow").tf
-    problem = Problem("tensorflow", [np.arange(1.0, 5.0)], "float32", lr=0.5)
-    problem.states = [(tf.Variable(tf.zeros(4)), tf.Variable(tf.zeros(4)))]
-    before = [(x.read_value(), x.numpy()) for x in (*problem.params, *problem.states[0])]
-    problem.run("yogi", [[np.ones(4)]] * 3)
-    assert counted == ["tensorflow"] * 3
-    assert all(np.array_equal(tensor.numpy(), value) for tensor, value in before)
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("tab", NATIVE)
 def test_native_optimizers_are_fused_alike(tab, rule, counted):
@@ -904,7 +763,7 @@ def test_native_optimizers_are_fused_alike(tab, rule, counted):
             native.step([np.linspace(-1, step, 5), np.full((2, 3), 0.5)])
         results.append(native.values())
     assert_close([results[0]], [results[1]], 1e-15)
-    assert counted == [tab] * (3 if tab == "pytorch" else 6)
+    assert counted == [tab] * 3 * (tab in LENDING)
 
 
 # Numba
@@ -993,13 +852,16 @@ def test_the_environment_may_choose(variable, words):
     assert words in done.stdout
 
 
+NOT_FUSED = "tensorflow: this step cannot be fused: tensorflow lends no memory; leave that choice at None"
+
+
 def test_info_says_how_steps_are_made_and_why():
     result = json.loads(CliRunner().invoke(cli, ["info", "--json"]).stdout)
-    assert {
-        tab: (row["step"], row["note"]) for tab, row in result["frameworks"].items() if tab in TABS
-    } == dict.fromkeys(TABS, ("fused", ""))
+    assert {tab: (row["step"], row["note"]) for tab, row in result["frameworks"].items() if tab in TABS} == {
+        tab: ("fused", "") if tab in LENDING else ("graph", NOT_FUSED) for tab in TABS
+    }
     assert result["steps"]["why"] is None
-    assert any(name.startswith("loop.adam_float32") for name in os.listdir(result["steps"]["cache"]))
+    assert any(name.startswith("kernel.adam_float32") for name in os.listdir(result["steps"]["cache"]))
     d2l_adam.set_fused(False)
     printed = CliRunner().invoke(cli, ["info"]).output
     assert "fused by" not in printed

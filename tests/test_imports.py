@@ -79,7 +79,7 @@ def test_a_tab_loads_its_own_framework_only(tab):
 
 
 def test_the_command_line_loads_no_framework_until_it_runs():
-    assert not loaded("import d2l_adam.__main__") & {*FRAMEWORKS, "matplotlib", "d2l"}
+    assert not loaded("import d2l_adam.__main__, d2l_adam.check") & {*FRAMEWORKS, "matplotlib", "d2l"}
 
 
 @pytest.mark.parametrize(

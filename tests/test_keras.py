@@ -265,7 +265,7 @@ def test_duplicate_rows_in_half_precision_are_summed_in_float32():
     table, optimizer = tf.Variable(np.ones((2, 1), "float16")), Yogi(0.1)
     values = tf.constant([[2048.0], [1.0], [1.0]], "float16")  # one after the other, 1 would be lost twice
     optimizer.apply([tf.IndexedSlices(values, tf.constant([1, 1, 1]))], [table])
-    np.testing.assert_allclose(optimizer.averages(table)[0].numpy(), [[0.0], [205.0]], rtol=1e-6)
+    np.testing.assert_allclose(optimizer.state(table)[0].numpy(), [[0.0], [205.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("cls", [Adam, Yogi])

@@ -13,7 +13,7 @@ import pytest
 
 import notebooks as script
 import references
-from d2l_adam import book
+from d2l_adam.check import markdown
 
 JOBS = [(tab, source) for tab in script.FRAMEWORKS for source in references.SOURCES]
 
@@ -42,7 +42,7 @@ def test_every_cell_ran_in_order_and_said_nothing_on_stderr(notebooks, tab, sour
     outputs = [output for cell in code for output in cell.outputs]
     assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
-    cells = [cell for cell in book.read((references.FOLDER / f"{source}.md").read_text("utf-8")) if cell.of(tab)]
+    cells = [cell for cell in markdown.read((references.FOLDER / f"{source}.md").read_text("utf-8")) if cell.of(tab)]
     assert [cell.source for cell in code] == [cell.source for cell in cells if cell.kind == "code"]
 
 

@@ -50,7 +50,7 @@ def test_the_constants_are_those_given(tab, graph):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_defaults_of_the_constants_are_the_spec_s(tab, rule):
     signature = inspect.signature(getattr(protocol.load(tab), rule.capitalize())).parameters
-    constants = inspect.signature(spec.RULES[rule]).parameters
+    constants = inspect.signature(spec.SECTION[rule]).parameters
     betas = signature["betas"].default if tab == "pytorch" else None
     eps = (signature.get("eps") or signature["epsilon"]).default
     beta1, beta2 = betas or [(signature.get(f"beta{i}") or signature[f"beta_{i}"]).default for i in (1, 2)]
@@ -116,7 +116,7 @@ def test_constants_out_of_range_are_refused(tab, options, words):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_docstring_has_arguments_the_equation_an_example_and_the_conventions(tab, rule):
     cls = getattr(protocol.load(tab), rule.capitalize())
-    eps = inspect.signature(spec.RULES[rule]).parameters["eps"].default
+    eps = inspect.signature(spec.SECTION[rule]).parameters["eps"].default
     for words in (">>> ", "1 - \\beta_2", "Source: ", str(eps), "bfloat16" if tab != "mxnet" else "float16", "1e-"):
         assert words in cls.__doc__
     assert not re.search(r"\{[a-z]", cls.__doc__.partition("$$")[0])
@@ -125,7 +125,7 @@ def test_the_docstring_has_arguments_the_equation_an_example_and_the_conventions
 @pytest.mark.parametrize("tab", NATIVE)
 @pytest.mark.parametrize("rule", RULES)
 def test_what_they_run_is_the_spec_itself(tab, rule):
-    assert getattr(protocol.load(tab), rule.capitalize()).kernel.__code__ is spec.RULES[rule].__code__
+    assert getattr(protocol.load(tab), rule.capitalize()).rule_step.bound.__code__ is spec.SECTION[rule].__code__
 
 
 @pytest.mark.parametrize("tab", NATIVE)

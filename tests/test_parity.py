@@ -111,7 +111,7 @@ DEFECTS = {
 
 
 def mutant(rule, right, wrong):
-    source = inspect.getsource(spec.RULES[rule])
+    source = inspect.getsource(spec.SECTION[rule])
     head, _, body = source.rpartition('"""')  # the docstring stays out of it
     signature, _ = head.split("\n", 1)
     code = signature + "\n" + body.lstrip("\n")
@@ -170,7 +170,7 @@ def test_the_mutation_itself_changes_nothing(tab, rule):
     ("setting", "error", "words"),
     [
         ({"tab": "jax"}, ValueError, "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy"),
-        ({"rule": "adagrad"}, ValueError, "unknown rule 'adagrad'; known: adam, yogi"),
+        ({"rule": "adagrads"}, ValueError, "unknown rule 'adagrads'; known: adam, yogi"),
         ({"dtype": "float16"}, ValueError, "unknown dtype 'float16'; known: float32, float64"),
         ({"batch_size": 0}, ValueError, "batch_size is 0; give a whole number from 1 on"),
         ({"num_epochs": 1.5}, ValueError, "num_epochs is 1.5; give a whole number"),

@@ -10,7 +10,7 @@ import pytest
 from sections import section
 from test_check import adam, put, written
 
-from d2l_adam import check, sandbox
+from d2l_adam.check import check, sandbox
 
 ROOT = Path(__file__).parents[1]
 LACKS = {
@@ -22,7 +22,7 @@ LACKS = {
 HIDE = """
 import ctypes, os, sys
 
-import d2l_adam.__main__, d2l_adam.loop, d2l_adam.numpy, d2l_adam.plot, d2l_adam.torch
+import d2l_adam.__main__, d2l_adam.fused.kernel, d2l_adam.numpy, d2l_adam.plot, d2l_adam.torch
 d2l_adam.torch.d2l
 for name in [name for name in sys.modules if name.startswith("d2l_adam")]:
     del sys.modules[name]
@@ -64,7 +64,8 @@ SAYS = {
 COMMANDS = """
 import json, os, sys
 from click.testing import CliRunner
-from d2l_adam import sandbox, testing
+from d2l_adam import testing
+from d2l_adam.check import sandbox
 import d2l_adam.numpy, d2l_adam.torch
 from d2l_adam.__main__ import cli
 
@@ -143,7 +144,7 @@ def test_what_a_plain_process_does_keeps_no_other_from_being_checked(tmp_path, m
     monkeypatch.setattr(sandbox, "FORKS", False)
     texts = {name: adam("numpy", *body) for name, (body, _) in PLAIN.items()}
     texts["last"] = section("adam", ("numpy",))
-    report = check.check(written(tmp_path, **texts), timeout=5)
+    report = check(written(tmp_path, **texts), timeout=5)
     said = {Path(x.file).stem: x.message for x in report.of("unchecked")}
     assert said.keys() == PLAIN.keys()
     for name, (_, words) in PLAIN.items():

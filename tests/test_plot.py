@@ -22,7 +22,7 @@ CURVES = [
 
 @pytest.fixture
 def axes(tmp_path, monkeypatch):
-    """The axes that `save` draws, by row and column."""
+    """The axes that `draw` draws, by row and column."""
     figures = []
 
     class Kept(plot.Figure):
@@ -31,7 +31,7 @@ def axes(tmp_path, monkeypatch):
             figures.append(self)
 
     monkeypatch.setattr(plot, "Figure", Kept)
-    plot.save(CURVES, 1e-6, tmp_path / "curves")
+    plot.save(plot.draw(CURVES, 1e-6), tmp_path / "curves")
     (figure,) = figures
     return np.reshape(figure.axes, (2, 2))
 

@@ -87,8 +87,8 @@ def test_half_precision_trains(tab, half, rule):
         problem.step(rule)
         x = problem.values()[0][0]
     assert np.abs(x).max() < 0.2
-    assert problem.module.kind(problem.params[0])[1] == half
-    assert problem.module.kind(problem.states[0][0])[1] == "float32"
+    assert problem.module.TAB.kind(problem.params[0])[1] == half
+    assert problem.module.TAB.kind(problem.states[0][0])[1] == "float32"
 
 
 @pytest.mark.parametrize("tab", ["tensorflow", "numpy"])

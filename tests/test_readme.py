@@ -24,9 +24,9 @@ from distributed import ENGINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN, RENDERED, CHAPTER, CONCISE, TRAIN, TORCH, KERAS, GLUON, SPEED, CARRY, TESTING, RULE, FRAMEWORK = re.findall(
-    r"```python\n(.*?)```", README, re.DOTALL
-)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHOWN, RENDERED, CHAPTER, CONCISE, OTHERS, TRAIN, TORCH, KERAS, GLUON, SPEED, CARRY, TESTING, RULE = BLOCKS[:13]
+STEP, IN_TORCH, IN_KERAS, IN_GLUON, LION_RENDERED, GOES_ON, FRAMEWORK = BLOCKS[13:]
 
 
 def test_the_spec_shown_is_the_spec():
@@ -47,6 +47,8 @@ def test_the_chapter_s_calls_run(monkeypatch, tmp_path, capsys):
     exec(CHAPTER, namespace)
     exec(CONCISE, namespace)
     assert capsys.readouterr().out.count("loss: 0.24") == 3
+    exec(OTHERS, namespace)
+    assert capsys.readouterr().out.count("loss: 0.24") == 5
     pyplot.close("all")
 
 
@@ -65,7 +67,7 @@ def test_each_framework_has_its_own_optimizer(code):
     namespace = {}
     exec(code, namespace)
     optimizer = namespace.get("optimizer") or (namespace.get("trainer") or namespace["model"]).optimizer
-    assert optimizer.rule is spec.yogi
+    assert optimizer.rule.function is spec.yogi
 
 
 def test_what_is_carried_over_predicts_alike(monkeypatch, tmp_path):
@@ -88,14 +90,14 @@ def test_one_s_own_optimizers_are_held_together():
     code = """
 def lion_torch(params, states, hyperparams):
     with torch.no_grad():
-        for p, (v, _) in zip(params, states):
+        for p, v in zip(params, states):
             p -= hyperparams["lr"] * torch.sign(0.9 * v + 0.1 * p.grad)
             v[:] = 0.99 * v + 0.01 * p.grad
             p.grad.zero_()
 
 
 def lion_tensorflow(params, grads, states, hyperparams):
-    for p, g, (v, _) in zip(params, grads, states):
+    for p, g, v in zip(params, grads, states):
         p.assign_sub(hyperparams["lr"] * tf.sign(0.9 * v + 0.1 * g))
         v.assign(0.99 * v + 0.01 * g)
 """
@@ -117,13 +119,30 @@ def lion_tensorflow(params, grads, states, hyperparams):
         namespace["test_lion_in_pytorch"]()
 
 
-def test_a_rule_is_one_function():
+def test_a_rule_is_one_function_and_an_optimizer_of_every_framework(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     namespace = {}
-    exec(RULE, namespace)
+    linecache.cache["<rule>"] = 0, None, RULE.splitlines(keepends=True), "<rule>"  # a rule is read, not only run
+    exec(compile(RULE, "<rule>", "exec"), namespace)
+    assert len(RULE.partition("def lion")[2].strip().splitlines()) + 1 <= 8
+    exec(STEP, namespace)
     curves = np.array(namespace["curves"])
     assert np.abs(curves - curves[-1]).max() <= 1e-6
-    assert curves[-1][-1] < 0.26
-    assert callable(namespace["step"])
+    namespace["params"][0].grad = torch.ones(5, 1)
+    namespace["params"][1].grad = torch.ones(1)
+    namespace["step"](namespace["params"], namespace["states"], {"lr": 0.25})
+    assert namespace["params"][0].tolist() == [[0.75]] * 5
+    exec(IN_TORCH, namespace)
+    optimizer, net = namespace["optimizer"], namespace["net"]
+    exec(IN_KERAS, namespace)
+    exec(IN_GLUON, namespace)
+    for each in (optimizer, namespace["model"].optimizer, namespace["trainer"].optimizer):
+        assert each.rule.name == "lion"
+    assert render("tensorflow", namespace["lion"]) == LION_RENDERED
+    namespace |= {"np": np, "net": net}
+    exec(GOES_ON, namespace)
+    assert namespace["hyperparams"] == {"lr": 1e-3, "t": 2, "beta1": 0.9, "beta2": 0.99}
+    np.testing.assert_array_equal(namespace["params"][0], net.weight.detach().numpy())
 
 
 def test_a_framework_is_one_file(monkeypatch):
@@ -146,7 +165,8 @@ def test_a_framework_in_tabs_is_run_and_named(tmp_path):
     shutil.copy(data.path(), package)
     init = (package / "__init__.py").read_text()
     (package / "__init__.py").write_text(init.replace("TABS = (", 'TABS = ("cupy", '))
-    (package / "cupy.py").write_text(FRAMEWORK + "\nfrom d2l_adam.numpy import asnumpy, regression\n")
+    rest = "from d2l_adam.numpy import NumPy\nCuPy.asnumpy, CuPy.regression = NumPy.asnumpy, NumPy.regression\n"
+    (package / "cupy.py").write_text(f"{FRAMEWORK}\n{rest}")
     (tmp_path / "cupy.py").write_text("import sys, numpy\nsys.modules[__name__] = numpy\n")
 
     def command(*arguments):
@@ -164,13 +184,13 @@ def test_a_framework_in_tabs_is_run_and_named(tmp_path):
     assert result["holds"]
     assert ">cupy<" in re.sub(r"<!-- (.*?) -->", r">\1<", (tmp_path / "build" / "curves.svg").read_text())
     row = {"version": np.__version__, "d2l": None, "step": "eager"}
-    row["note"] = "cupy: this step cannot be fused: this tab lends no memory; leave that choice at None"
+    row["note"] = "cupy: this step cannot be fused: cupy lends no memory; leave that choice at None"
     assert command("info", "--json")["frameworks"]["cupy"] == row
 
 
 def test_the_table_s_numbers_are_the_numbers():
     rows = re.findall(r"│ (\w+) +│ (\w+) │ +([\d.]+) │ +(\S+) │", README)
-    assert len(rows) == len(d2l_adam.TABS) * len(spec.RULES)
+    assert len(rows) == len(d2l_adam.TABS) * len(spec.SECTION)
     for tab, rule, loss, distance in rows:
         reference = np.array(oracle.curve(rule))
         losses = np.array(d2l_adam.train(tab=tab, rule=rule, dtype="float64" if tab == "numpy" else "float32").losses)
@@ -183,7 +203,7 @@ def test_the_table_s_numbers_are_the_numbers():
 def test_the_table_of_several_processes_has_every_engine():
     rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +[\d.]+ │", README)
     assert [row[:3] for row in rows] == [
-        (tab, engine, rule) for tab, engines in ENGINES.items() for engine in engines for rule in spec.RULES
+        (tab, engine, rule) for tab, engines in ENGINES.items() for engine in engines for rule in spec.SECTION
     ]
     assert all(float(row[3]) <= 1e-7 for row in rows)
 

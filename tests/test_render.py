@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from frameworks import RULES, TABS, Problem
 from d2l_adam import protocol, spec
 from d2l_adam.__main__ import cli
 from d2l_adam.render import NAMES, WIDTH, render
+from d2l_adam.rule import Rule
+from d2l_adam.spec import maximum, sign, sqrt, square
 
 
 def functions(tab, *names):
@@ -54,6 +57,63 @@ def test_rendered_code_makes_the_tabs_own_steps_bit_for_bit(tab, rule, regime, d
     assert rendered.hyperparams == bound.hyperparams == {"lr": 0.01, "t": 51}
 
 
+def lion(p, g, v, t, lr, beta1=0.9, beta2=0.99):
+    """Chen and others, 2023, without weight decay."""
+    p = p - lr * sign(beta1 * v + (1 - beta1) * g)
+    v = beta2 * v + (1 - beta2) * g
+    return p, v
+
+
+def amsgrad(p, g, v, s, s_max, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
+    """Reddi, Kale and Kumar, 2018."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    s_max = maximum(s_max, s)
+    p = p - lr * v / (1 - beta1**t) / (sqrt(s_max / (1 - beta2**t)) + eps)
+    return p, v, s, s_max
+
+
+def of_everything(p, g, v, t, lr=0.5, floor=-0.25, decay=(1 / 8), lr_=3.0):
+    """Changed constants and gradients; words of numbers, of an array and a number in either order, of two arrays."""
+    g = g + decay * p
+    lr = lr * sqrt(1 - square(decay)) / maximum(t, abs(floor)) * sign(lr_)
+    v = maximum(floor, maximum(g, -1.0)) + v
+    p = p - lr * (maximum(v, g) - abs(v))
+    return p, v
+
+
+HYPERPARAMS = {"lr": 0.01, "momentum": 0.5, "gamma": 0.9, "rho": 0.9}
+
+
+@pytest.mark.parametrize("rule", [*spec.RULES.values(), lion, amsgrad, of_everything])
+@pytest.mark.parametrize("tab", TABS)
+def test_rendered_code_makes_the_steps_of_a_loop_over_numbers(tab, rule):
+    module, known = protocol.load(tab), Rule(rule)
+    step = functions(tab, rule)[rule.__name__]
+    grads = np.random.default_rng(2).normal(size=(5, 6))
+    grads[1] = 0
+    problem = Problem(tab, [np.ones((2, 2)), np.zeros(2)])
+    states = [tuple(problem.state(np.shape(p), "float64") for _ in known.state) for p in ([[1.0] * 2] * 2, [0.0] * 2)]
+    given = {name: x for name, x in HYPERPARAMS.items() if name in known.constants}
+    problem.hyperparams = given | ({"t": 1} if known.reads_t else {})
+    rows = [(x, *[0.0] * len(known.state)) for x in (1.0, 1.0, 1.0, 1.0, 0.0, 0.0)]
+    for t, g in enumerate(grads, 1):
+        problem.set_grads([g[:4].reshape(2, 2), g[4:]])
+        problem.states = [known.book_shape(state) for state in states] if known.state else None
+        problem.module = SimpleNamespace(step=lambda _: step)
+        problem.step(rule)
+        for i, row in enumerate(rows):
+            new = rule(row[0], g[i].item(), *row[1:], t=t, **given)
+            rows[i] = new if known.state else (new,)
+    assert problem.hyperparams == given | ({"t": 6} if known.reads_t else {})
+    for j in range(1 + len(known.state)):
+        arrays = [(p, *state)[j] for p, state in zip(problem.params, states, strict=True)]
+        found = np.concatenate([np.ravel(module.TAB.asnumpy(x)) for x in arrays])
+        np.testing.assert_allclose(found, [row[j] for row in rows], rtol=1e-13, atol=1e-15)
+    if tab == "pytorch":
+        assert not any(p.grad.any() for p in problem.params)
+
+
 @pytest.mark.parametrize("tab", TABS)
 def test_rendered_states_are_those_of_the_tab(tab):
     module = protocol.load(tab)
@@ -62,7 +122,24 @@ def test_rendered_states_are_those_of_the_tab(tab):
     for pair, other in zip(made, own, strict=True):
         assert all(isinstance(y, type(x)) for x, y in zip(pair, other, strict=True))
         for x, y in zip(pair, other, strict=True):
-            np.testing.assert_array_equal(module.asnumpy(x), module.asnumpy(y), strict=True)
+            np.testing.assert_array_equal(module.TAB.asnumpy(x), module.TAB.asnumpy(y), strict=True)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_rule_of_the_book_has_the_states_that_it_is_trained_with(tab):
+    made, module = functions(tab, *NAMES), protocol.load(tab)
+    for name in NAMES:
+        if name not in spec.RULES:
+            rule = {"momentum": "sgd_momentum"}.get(name.split("_")[1], name.split("_")[1])
+            states = made[name](5)
+            assert len(states) == 2
+            for state, shape in zip(states, ((5, 1), (1,)), strict=True):
+                assert isinstance(state, tuple) == (len(Rule(rule).state) > 1)
+                arrays = Rule(rule).states(state)
+                assert len(arrays) == len(Rule(rule).state)
+                assert all(
+                    (np.shape(module.TAB.asnumpy(x)), module.TAB.asnumpy(x).any()) == (shape, False) for x in arrays
+                )
 
 
 @pytest.mark.parametrize("tab", TABS[:-1])
@@ -86,7 +163,7 @@ def test_rendered_code_needs_its_framework_only(tab, framework):
 
 @pytest.mark.parametrize("tab", [*TABS, "all"])
 def test_the_source_is_tidy(tab):
-    source = render(tab)
+    source = render(tab, *(spec.RULES if tab == "all" else NAMES))
     assert source.endswith("\n")
     assert not any(line != line.rstrip() for line in source.splitlines())
     if tab != "all":  # rules stand as they do in the spec
@@ -94,7 +171,7 @@ def test_the_source_is_tidy(tab):
 
 
 def test_the_rules_of_all_tabs_are_the_spec():
-    made = functions("all")
+    made = functions("all", *spec.RULES)
     for name, rule in spec.RULES.items():
         assert made[f"{name}_rule"].__code__.co_code == rule.__code__.co_code
         assert made[f"{name}_rule"].__code__.co_consts[1:] == rule.__code__.co_consts[1:]  # the first is the docstring
@@ -130,32 +207,61 @@ def test_render_prints_what_it_renders():
     run = CliRunner().invoke(cli, ["render", "--tab", "pytorch", "adam"])
     assert run.exit_code == 0
     assert run.output == render("pytorch", "adam")
-    assert CliRunner().invoke(cli, ["render", "--tab", "mxnet"]).output == render("mxnet", *NAMES)
+    chapter = render("mxnet", "init_adam_states", "adam", "yogi")
+    assert CliRunner().invoke(cli, ["render", "--tab", "mxnet"]).output == render("mxnet") == chapter
+    run = CliRunner().invoke(cli, ["render", "--tab", "numpy", *NAMES])
+    assert run.output == render("numpy", *NAMES)
     assert "def yogi_rule(p, g, v, s, t" in CliRunner().invoke(cli, ["render", "--tab", "all", "yogi"]).output
 
 
+def made_of(body, folder):
+    """A function of these lines, its source at hand."""
+    (folder / "rule.py").write_text(f"def rule(p, g, v, t, lr, beta=0.5):\n    {body}\n")
+    namespace = {word: getattr(spec, word) for word in ("maximum", "sign", "sqrt", "square")}
+    exec(compile((folder / "rule.py").read_text(), folder / "rule.py", "exec"), namespace)
+    return namespace["rule"]
+
+
 @pytest.mark.parametrize(
-    "end", ["return p - lr * g, v, s", "p, v = p - lr * g, v\n    return p, v, s", "v = p\n    return p, v, s"]
+    ("body", "words"),
+    [
+        ("return p - lr * g, v", "assignments"),
+        ("p, v = p - lr * g, v\n    return p, v", "assignments"),
+        ("old = p\n    p = p - lr * g\n    v = p - old\n    return p, v", "assignments"),
+        ("old = +v\n    v = v + g\n    p = p - old\n    return p, v", "assignments"),
+        ("v = w = v + g\n    return p, v", "assignments"),
+        ("v *= beta\n    return p, v", "assignments"),
+        ("v = v + g\n    return v, p", "assignments"),
+        ("states = v + g\n    p = p - states\n    return p, v", "give states another name in it"),
+        ("np = v + g\n    p = p - np\n    return p, v", "give np another name in it"),
+    ],
 )
-def test_a_rule_that_cannot_be_rendered_is_refused(end, monkeypatch, tmp_path):
-    file = tmp_path / "rule.py"
-    file.write_text(f"def sgd(p, g, v, s, t, lr):\n    {end}\n")
+def test_a_rule_that_cannot_be_rendered_is_refused(body, words, tmp_path):
+    rule = made_of(body, tmp_path)
+    cure = "write it as assignments .* and `return p, v`" if words == "assignments" else words
+    with pytest.raises(ValueError, match=f"the rule rule cannot be rendered; {cure}"):
+        render("numpy", rule)
+    assert body.splitlines()[0] in render("all", rule)  # nothing is taken for a docstring
+    assert "rule_rule" in functions("all", rule)
+
+
+def test_a_rule_without_source_is_refused():
     namespace = {}
-    exec(compile(file.read_text(), file, "exec"), namespace)
-    monkeypatch.setitem(spec.RULES, "sgd", namespace["sgd"])
-    monkeypatch.setattr("d2l_adam.render.NAMES", ("sgd",))
-    with pytest.raises(ValueError, match="the rule sgd cannot be rendered; write it as assignments"):
-        render("pytorch", "sgd")
-    assert end.splitlines()[0] in render("all", "sgd")  # nothing is taken for a docstring
-    assert "sgd_rule" in functions("all", "sgd")
+    exec("def gone(p, g, t, lr):\n    p = p - lr * g\n    return p", namespace)
+    for rule in (namespace["gone"], lambda p, g, t, lr: p - lr * g):
+        for tab in ("pytorch", "all"):
+            with pytest.raises(ValueError, match=f"the source of {rule.__name__} is not at hand; define it by `def`"):
+                render(tab, rule)
+    with pytest.raises(TypeError, match=r"give a Python function rule\(p, g"):
+        render("pytorch", np.sqrt)
 
 
 @pytest.mark.parametrize(
     ("tab", "name", "words"),
     [
         ("jax", "adam", "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy, all"),
-        ("pytorch", "sgd", "unknown name 'sgd' in tab pytorch; known: init_adam_states, adam, yogi"),
-        ("all", "init_adam_states", "unknown name 'init_adam_states' in tab all; known: adam, yogi"),
+        ("pytorch", "lion", "unknown name 'lion' in tab pytorch; known: init_adam_states, init_momentum_states, "),
+        ("all", "init_adam_states", "unknown name 'init_adam_states' in tab all; known: adam, yogi, sgd, "),
     ],
 )
 def test_render_names_cause_and_cure(tab, name, words):

@@ -43,7 +43,7 @@ def test_the_spec_names_no_framework():
 @pytest.mark.parametrize("rule", RULES)
 @given(p=numbers, g=numbers, v=numbers, s=positive, t=st.integers(1, 10**6), lr=st.floats(0, 10))
 def test_on_plain_numbers_the_spec_is_the_oracle(rule, p, g, v, s, t, lr):
-    assert spec.RULES[rule](p, g, v, s, t, lr) == oracle.step(rule, p, g, v, s, t, lr)
+    assert spec.SECTION[rule](p, g, v, s, t, lr) == oracle.step(rule, p, g, v, s, t, lr)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -102,7 +102,7 @@ def test_the_sign_of_a_number():
 @pytest.mark.parametrize("tab", TABS)
 def test_yogi_leaves_a_second_moment_that_is_right_already(tab):
     problem = Problem(tab, [[1.0, 1.0]])
-    problem.module.write([problem.states[0][1]], [problem.array([0.25, 0.25])])
+    problem.module.TAB.write([problem.states[0][1]], [problem.array([0.25, 0.25])])
     problem.set_grads([[0.5, -0.5]])
     problem.step("yogi")
     assert problem.values()[0][2].tolist() == [0.25, 0.25]

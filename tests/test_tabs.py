@@ -18,9 +18,9 @@ def test_the_states_are_d2l_s(tab):
     module = protocol.load(tab)
     for dtype, expected in ((None, DEFAULT[tab]), ("float32", "float32"), ("float64", "float64")):
         states = module.init_adam_states(5, dtype) if dtype else module.init_adam_states(5)
-        assert [[tuple(module.kind(x)[0]) for x in pair] for pair in states] == [[(5, 1)] * 2, [(1,)] * 2]
-        assert {module.kind(x)[1] for pair in states for x in pair} == {expected}
-        assert not any(module.asnumpy(x).any() for pair in states for x in pair)
+        assert [[tuple(module.TAB.kind(x)[0]) for x in pair] for pair in states] == [[(5, 1)] * 2, [(1,)] * 2]
+        assert {module.TAB.kind(x)[1] for pair in states for x in pair} == {expected}
+        assert not any(module.TAB.asnumpy(x).any() for pair in states for x in pair)
         assert len({id(x) for pair in states for x in pair}) == 4
 
 
@@ -30,7 +30,7 @@ def test_the_functions_are_documented_and_belong_to_their_tab(tab, rule):
     module = protocol.load(tab)
     step = getattr(module, rule)
     assert (step.__module__, step.__qualname__) == (module.__name__, rule)
-    assert {rule, "init_adam_states", "NAME"} <= set(dir(module))
+    assert {rule, "init_adam_states", "TAB"} <= set(dir(module))
     assert pickle.loads(pickle.dumps(step)) is step
     params = ["params", "states", "hyperparams"] if tab in ("mxnet", "pytorch") else None
     assert list(inspect.signature(step).parameters) == (params or ["params", "grads", "states", "hyperparams"])
@@ -52,7 +52,7 @@ def test_numbers_may_be_numpy_s(tab):
     expected = oracle.step("adam", 1.0, 0.3, 0.0, 0.0, 3, float(np.float32(0.1)), beta1=0.8, eps=0.5)
     assert [x.item() for x in problem.values()[0]] == pytest.approx(expected, rel=1e-14)
     assert problem.hyperparams["t"] == 4
-    assert type(problem.module.asnumpy(problem.params[0])) is np.ndarray
+    assert type(problem.module.TAB.asnumpy(problem.params[0])) is np.ndarray
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -96,10 +96,10 @@ def test_params_and_states_may_come_from_generators_and_tuples(tab):
 @pytest.mark.parametrize("tab", TABS)
 def test_asnumpy_is_a_copy(tab):
     problem = Problem(tab, [[1.0]])
-    before = problem.module.asnumpy(problem.params[0])
+    before = problem.module.TAB.asnumpy(problem.params[0])
     problem.set_grads([[0.5]])
     problem.step("adam")
-    assert before.item() == 1.0 != problem.module.asnumpy(problem.params[0]).item()
+    assert before.item() == 1.0 != problem.module.TAB.asnumpy(problem.params[0]).item()
 
 
 def test_a_torch_view_with_a_stride_of_0_along_one_row_steps():

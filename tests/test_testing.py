@@ -10,7 +10,7 @@ from sections import IMPORTS, OPTIMIZERS, function, init
 import d2l_adam.numpy
 import d2l_adam.torch
 from d2l_adam import TABS, protocol
-from d2l_adam.spec import adam, sign
+from d2l_adam.spec import adam, maximum, sign, sqrt, square
 from d2l_adam.testing import assert_matches_spec, assert_tabs_agree
 
 
@@ -26,13 +26,13 @@ def made(of_tab, name, change=lambda text: text):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_tab_matches_the_spec(tab, name):
-    trainer, init = made(tab.NAME, name)
+    trainer, init = made(tab.TAB.name, name)
     given = {"sgd_momentum": {"lr": 0.01, "momentum": 0.9}, "rmsprop": {"lr": 0.01, "gamma": 0.9}}
     assert_matches_spec(tab, trainer, name, init, given.get(name, {"rho": 0.9} if name == "adadelta" else None))
 
 
 def test_the_fixture_is_each_tab(tab):
-    assert tab.NAME in TABS
+    assert tab.TAB.name in TABS
 
 
 def test_tabs_agree_or_it_is_said_which_does_not():
@@ -130,40 +130,98 @@ def lambda_named_f():
     return f
 
 
-def lion(p, g, v, s, t, lr, beta1=0.9, beta2=0.99):
-    c = beta1 * v + (1 - beta1) * g
+def signed(p, g, t, lr):
+    p = p - lr * sign(g)
+    return p
+
+
+def lion(p, g, v, t, lr, beta1=0.9, beta2=0.99):
+    p = p - lr * sign(beta1 * v + (1 - beta1) * g)
     v = beta2 * v + (1 - beta2) * g
-    p = p - lr * sign(c)
+    return p, v
+
+
+def amsgrad(p, g, v, s, top, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    top = maximum(top, s)
+    p = p - lr * v / (sqrt(top) + abs(eps))
+    return p, v, s, top
+
+
+BY_HAND = """
+def signed(params, grads, states, hyperparams):
+    for p, g, state in zip(params, grads, states, strict=True):
+        assert state is None
+        p -= hyperparams["lr"] * np.sign(g)
+
+def lion(params, grads, states, hyperparams):
+    for p, g, v in zip(params, grads, states, strict=True):
+        p -= hyperparams["lr"] * np.sign(0.9 * v + (1 - 0.9) * g)
+        v[:] = 0.99 * v + (1 - 0.99) * g
+
+def amsgrad(params, grads, states, hyperparams):
+    for p, g, (v, s, top) in zip(params, grads, states, strict=True):
+        v[:] = 0.9 * v + (1 - 0.9) * g
+        s[:] = 0.999 * s + (1 - 0.999) * g * g
+        top[:] = np.maximum(top, s)
+        p -= hyperparams["lr"] * v / (np.sqrt(top) + 1e-6)
+"""
+# By rule: what is changed in that, and what it behaves as then.
+OF_ANY_STATE = [
+    (signed, "-=", "+=", "the sign flipped in p - lr * sign(g), in p"),
+    (lion, "0.99", "0.85", "beta2 = 0.85 instead of 0.99"),
+    (amsgrad, "top[:]", "top", "top not stored"),
+    (amsgrad, "maximum(top, s)", "maximum(top, g)", "g for s in top"),
+    (amsgrad, "1e-6)", "1e-6); s[:], top[:] = top, 1 * s", "s and top stored in each other's place"),
+]
+
+
+@pytest.mark.parametrize(("rule", "old", "new", "behaves"), OF_ANY_STATE)
+def test_a_rule_of_one_s_own_has_any_state(rule, old, new, behaves):
+    right, wrong = {"np": np}, {"np": np}
+    exec(BY_HAND, right)
+    exec(BY_HAND.replace(old, new), wrong)
+    right, wrong = right[rule.__name__], wrong[rule.__name__]
+
+    def in_torch(params, states, hyperparams):
+        grads = [p.grad.numpy() for p in params]
+        arrays = [[y.numpy() for y in x] if isinstance(x, tuple) else x if x is None else x.numpy() for x in states]
+        right([p.detach().numpy() for p in params], grads, arrays, hyperparams)
+        for p in params:
+            p.grad.zero_()
+
+    assert_matches_spec("numpy", right, rule)
+    assert_tabs_agree({"numpy": right, "pytorch": in_torch}, rule=rule)
+    behaves = re.escape(behaves)
+    with pytest.raises(AssertionError, match=rf"differs from {rule.__name__} of .*\n.*behaves as: {behaves}"):
+        assert_matches_spec("numpy", wrong, rule)
+    with pytest.raises(AssertionError, match=rf"numpy  differs from pytorch and the spec .*\n.*as: {behaves}"):
+        assert_tabs_agree({"numpy": wrong, "pytorch": in_torch}, rule=rule)
+
+
+def test_a_rule_of_one_s_own_in_every_tab(tab):
+    assert_matches_spec(tab, tab.step(pair), pair)
+
+
+def pair(p, g, v, s, t, lr, beta1=0.9, beta2=0.99):
+    v = beta2 * v + (1 - beta2) * g
+    p = p - lr * sign(beta1 * v + (1 - beta1) * g)
     return p, v, s
 
 
-def test_a_rule_of_one_s_own(tab):
-    def by_hand(beta2):
-        def lion(params, grads, states, hyperparams):
-            for p, g, (v, _) in zip(params, grads, states, strict=True):
-                p -= np.float32(hyperparams["lr"]) * np.sign(0.9 * v + (1 - 0.9) * g)
-                v[:] = beta2 * v + (1 - beta2) * g
+def test_without_init_the_states_are_those_of_the_rule_of_that_name():
+    def adagrad(params, grads, states, hyperparams):
+        for p, g, s in zip(params, grads, states, strict=True):
+            s += g * g
+            p -= np.float32(hyperparams["lr"]) * g / np.sqrt(s + np.float32(1e-6))
 
-        return lion
-
-    assert_matches_spec(tab, tab.step(lion), lion)
-    assert_matches_spec("numpy", by_hand(0.99), lion)
-    with pytest.raises(AssertionError, match=r"behaves as: beta2 = 0.9 instead of 0.99"):
-        assert_matches_spec("numpy", by_hand(0.9), lion)
+    assert_matches_spec("numpy", adagrad, "adagrad")
+    with pytest.raises(ValueError, match="takes lr, momentum; give hyperparams"):
+        assert_matches_spec("numpy", adagrad, "sgd_momentum")
 
 
 RATE = 0.1
-
-
-def decays(p, g, v, s, t, lr, *, decay=RATE):
-    p = p - lr * g - lr * decay * p
-    return p, v, s
-
-
-def test_constants_of_a_rule_may_be_named_and_need_a_name():
-    assert_matches_spec("numpy", d2l_adam.numpy.step(decays), decays)
-    with pytest.raises(AssertionError, match=r"behaves as: .*decay"):
-        assert_matches_spec("numpy", d2l_adam.numpy.step(lambda p, g, v, s, t, lr: (p - lr * g, v, s)), decays)
 
 
 def free(p, g, v, s, t, lr):
@@ -185,14 +243,26 @@ def other_names(w, g, v, s, t, lr):
     return w, v, s
 
 
+def modulo(p, g, t, lr):
+    p = p - lr * g % 2
+    return p
+
+
+def named(p, g, t, lr, *, decay=RATE):
+    p = p - lr * g - lr * decay * p
+    return p
+
+
 RULES = {
-    "a partial": (functools.partial(adam), "is not a plain function"),
-    "wrapped": (wrapped(adam), "the rule adam is not a plain function"),
+    "a partial": (functools.partial(adam), "the rule is functools.partial; give a Python function"),
+    "wrapped": (wrapped(adam), "the rule adam is wrapped by a decorator"),
     "a lambda": (lambda p, g, v, s, t, lr: (p - lr * g, v, s), "the rule <lambda> is not made by def"),
     "a free name": (free, "the rule free uses RATE"),
     "in place": (in_place, "the rule in_place has 'p -= lr * g'"),
     "two": (two, "the rule two ends with 'return (p - lr * g, v)'"),
     "other names": (other_names, "the rule other_names takes (w, g, v, s, t, lr)"),
+    "another operation": (modulo, "the rule modulo uses lr * g % 2; write it with + - * / **"),
+    "named only": (named, "the rule named takes (p, g, t, lr, decay); its signature is to be"),
 }
 
 

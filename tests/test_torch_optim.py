@@ -14,7 +14,9 @@ import oracle
 import pytest
 
 from d2l_adam import torch as tab
-from d2l_adam.torch import Adam, Yogi, torch
+from d2l_adam.fused.memory import OTHERWISE
+from d2l_adam.torch import Adam, Yogi, memory, torch
+from d2l_adam.torch import compiled as compiling
 
 TWIN = {"lr": 0.05, "eps": 1e-6}
 PARAMS = [np.random.default_rng(0).normal(size=shape) for shape in ((4, 3), (2,), ())]
@@ -408,7 +410,8 @@ torch.set_default_device("meta")
 from d2l_adam import torch as tab
 p = torch.nn.Parameter(torch.ones(2, device="cpu"))
 p.grad = torch.ones(2, device="cpu")
-assert tab._recorded([p])(p)  # what speeds up the fused step is there
+from d2l_adam.torch import guards
+assert guards.recorded([p])(p)  # what speeds up the fused step is there
 tab.Adam([p], lr=0.5, fused=True).step()
 print(p[0].item())
 """
@@ -656,7 +659,7 @@ CHANGES = [  # from step to step: a compiler may freeze a number at its first va
 )
 def test_the_compiled_step_is_the_eager_one(cls, dtype, changes, atol, monkeypatch):
     """`torch.compile` on the processor, as it is used for a GPU by itself."""
-    monkeypatch.setattr(cls.loop, "lend", None)  # else it would be Numba that compiles
+    monkeypatch.setattr(memory, "lend", lambda *args: OTHERWISE)  # else it would be Numba that compiles
     torch._dynamo.utils.counters.clear()
     compiled, eager = (cls(parameters(dtype), lr=0.05, fused=fused) for fused in (True, False))
     for step, change in enumerate(changes):
@@ -672,7 +675,7 @@ def test_the_compiled_step_is_the_eager_one(cls, dtype, changes, atol, monkeypat
 
 @compiler
 def test_the_default_device_has_no_part_in_a_compiled_step(default_device, monkeypatch):
-    monkeypatch.setattr(Adam.loop, "lend", None)
+    monkeypatch.setattr(memory, "lend", lambda *args: OTHERWISE)
     p = torch.nn.Parameter(torch.ones(2))
     p.grad = torch.ones(2)
     default_device("meta")
@@ -725,9 +728,9 @@ def cannot_compile(monkeypatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    tab._cannot_compile.cache_clear()
+    compiling._cannot_compile.cache_clear()
     yield
-    tab._cannot_compile.cache_clear()
+    compiling._cannot_compile.cache_clear()
 
 
 def test_where_nothing_can_be_compiled_a_step_is_eager_or_refused_as_a_whole(cannot_compile):
@@ -750,11 +753,12 @@ def test_without_triton_a_gpu_s_step_says_why_it_is_not_compiled(cannot_compile,
     """With a stand-in for a tensor on a GPU, where TensorFlow was imported first."""
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    row = (*(torch.zeros(2) for _ in "pgvs"), False)
+    p, g, v, s = (torch.zeros(2) for _ in "pgvs")
+    row = p, g, (v, s), False
     with pytest.warns(UserWarning, match=r"TensorFlow was imported first, .*; import torch before tensorflow"):
-        assert not tab._compilable(None, row)
+        assert not compiling.compilable(None, row)
     with pytest.raises(ValueError, match=r"TensorFlow was imported first, .*; import torch before tensorflow"):
-        tab._compilable(True, row)
+        compiling.compilable(True, row)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -762,5 +766,5 @@ def test_on_a_gpu_the_step_is_compiled():
     params = [torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()]
     ours = run(Yogi(params, lr=0.05), 10)
     others = run(Yogi([torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()], lr=0.05, fused=False), 10)
-    assert tab._compiled.cache_info().currsize > 0
+    assert compiling._compiled.cache_info().currsize > 0
     assert_equal(ours, others, 1e-6)

@@ -6,39 +6,35 @@ sgd(params, grads, states, hyperparams)           the gradients are passed (Tens
 """
 
 import ast
-import itertools
+import contextlib
 import re
 import symtable
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from d2l_adam import TABS, book
+from d2l_adam import TABS
+from d2l_adam.check import markdown
+from d2l_adam.check.tree import OPERATIONS
 
 _MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.MULTILINE)
 _INIT = re.compile(r"init_\w*states$")
 
 
-class Cell(NamedTuple):
-    """The code of a cell as a tab has it, and the number in the file of each of its lines."""
-
-    source: str
-    lines: tuple[int, ...]
-
-
 @dataclass
 class Definition:
-    """How one tab defines an optimizer."""
+    """How one tab defines an optimizer: on which line, with which arguments that have to be given.
+
+    `init` is the name of the function that makes its states, `init_args` what that calls its argument, `hyperparams`
+    those that it reads, each with a value that the section trains it with, or None, `numbers` those in its code.
+    """
 
     line: int
     args: tuple[str, ...]
-    #: The name of the function that makes its states, and what that calls its argument.
     init: str | None = None
     init_args: tuple[str, ...] = ()
-    #: The hyperparameters that it reads, each with a value that the section trains it with, or None.
     hyperparams: dict[str, Any] = field(default_factory=dict)
-    #: The numbers in its code.
     numbers: tuple[float, ...] = ()
 
     @property
@@ -49,25 +45,23 @@ class Definition:
 
 @dataclass
 class Section:
-    """The optimizers of a file: by name, then by tab; the cells of each tab; and what cannot be read of it."""
+    """What a file has.
 
-    file: Path
-    cells: dict[str, list[Cell]]
+    `cells` are the sources of the cells of each tab, each line with its number in the file, `optimizers` their
+    definitions by name, then by tab, and `unreadable` the line, the tab and the cause of what cannot be read.
+    """
+
+    cells: dict[str, list[str]]
     optimizers: dict[str, dict[str, Definition]]
     unreadable: list[tuple[int, str, str]]
 
 
-def parse(cell: Cell) -> ast.Module:
-    """Parse a cell, its shell and IPython magics left out; its nodes have the line numbers of the file."""
+def parse(source: str) -> ast.Module:
+    """Parse the source of a cell, its shell and IPython magics left out."""
     try:
-        tree = ast.parse(cell.source)
+        return ast.parse(source)
     except SyntaxError:
-        tree = ast.parse(_MAGIC.sub(r"\1pass", cell.source))
-    for node in ast.walk(tree):
-        for name in ("lineno", "end_lineno"):
-            if line := getattr(node, name, None):
-                setattr(node, name, cell.lines[line - 1])
-    return tree
+        return ast.parse(_MAGIC.sub(r"\1pass", source))
 
 
 _KINDS = (
@@ -94,9 +88,13 @@ def _used(node):
     return names(symtable.symtable(ast.unparse(node), "cell", "exec"), True)
 
 
+def _statements(trees):
+    return [node for tree in trees for node in tree.body if isinstance(node, _KINDS)]
+
+
 def needed(trees: list[ast.Module], names: Iterable[str]) -> list[ast.stmt]:
     """Return the statements that define some names, and what these need, in order: no other has to be run."""
-    nodes = [node for tree in trees for node in tree.body if isinstance(node, _KINDS)]
+    nodes = _statements(trees)
     wanted, chosen, before = {"*", *names}, set[int](), -1
     while len(chosen) != before:
         before = len(chosen)
@@ -110,48 +108,43 @@ def needed(trees: list[ast.Module], names: Iterable[str]) -> list[ast.stmt]:
 def read(file: Path, default_tab: str = "mxnet") -> Section:
     """Read a section and find the optimizers of each tab. Raises OSError or ValueError if it is no Markdown."""
     if file.is_dir():
-        raise ValueError(f"it is a folder; {book.READ}")
+        raise ValueError(f"it is a folder; {markdown.READ}")
     if file.suffix.lower() != ".md":
-        raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {book.READ}")
+        raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {markdown.READ}")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8 ({error})") from None
-    section = Section(file, {}, {}, [(line, "", "this fence is never closed") for line in book.unclosed(text)])
-    code = [cell for cell in book.read(text, default_tab) if cell.kind == "code"]
-    if not code:
-        unread = itertools.islice(book.unread(text), 1)  # the first says it for all
-        section.unreadable += [(line, "", f"a fence {opened} is no cell; {book.READ}") for line, opened in unread]
+    section = Section({}, {}, [(line, "", "this fence is never closed") for line in markdown.unclosed(text)])
+    code = [cell for cell in markdown.read(text, default_tab) if cell.kind == "code"]
+    for line, opened in markdown.unread(text) if not code else ():
+        section.unreadable.append((line, "", f"a fence {opened} is no cell; {markdown.READ}"))
+        break  # the first says it for all
     trees: dict[str, list[ast.Module]] = {}
     for tab in dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code):
-        its = [cell.within(tab) for cell in code if cell.of(tab)]
         section.cells[tab], trees[tab] = [], []
-        for cell in (Cell(cell.source, cell.lines) for cell in its):
+        for cell in code:
+            source = cell.within(tab).in_place
             try:
-                trees[tab].append(parse(cell))
-                section.cells[tab].append(cell)
+                if cell.of(tab):
+                    trees[tab].append(parse(source))
+                    section.cells[tab].append(source)
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                line = cell.lines[min(getattr(error, "lineno", None) or 1, len(cell.lines)) - 1]
+                line = getattr(error, "lineno", None) or cell.line
                 section.unreadable.append((line, tab, f"this cell is no Python ({getattr(error, 'msg', error)})"))
     functions = {
         tab: {node.name: node for tree in trees[tab] for node in tree.body if isinstance(node, ast.FunctionDef)}
         for tab in trees
     }
-    names = dict.fromkeys(name for its in functions.values() for name, node in its.items() if _is_optimizer(node))
-    for name in names:
+    names = [name for found in functions.values() for name, node in found.items() if _is_optimizer(node)]
+    for name in dict.fromkeys(names):
         section.optimizers[name] = {}
         for tab, found in functions.items():
             if name in found:
                 section.optimizers[name][tab] = _definition(found[name], found, trees[tab])
-            elif line := _otherwise(name, trees[tab]):
-                section.optimizers[name][tab] = Definition(line, ())
+            elif otherwise := [node.lineno for node in _statements(trees[tab]) if name in bound(node)]:
+                section.optimizers[name][tab] = Definition(otherwise[0], ())
     return section
-
-
-def _otherwise(name, trees):
-    """The line on which a name gets its value otherwise than by `def`."""
-    nodes = (node for tree in trees for node in tree.body if isinstance(node, _KINDS))
-    return next((node.lineno for node in nodes if name in bound(node)), None)
 
 
 def _args(node):
@@ -166,28 +159,24 @@ def _is_optimizer(node):
 
 
 def _definition(node, functions, trees):
-    definition = Definition(node.lineno, _args(node))
     init, values = _trained(node.name, functions, trees)
-    inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
     if init is None:
+        inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
         before = [x for x in inits if x.lineno < node.lineno] or inits
         named = [x for x in inits if x.name.removeprefix("init_").removesuffix("_states") in node.name]
         init = next((x.name for x in reversed(named or before)), None)
-    if init is not None:
-        definition.init, definition.init_args = init, _args(functions[init])
-    last = definition.args[-1]
+    hyperparams = {}
+    last = _args(node)[-1:]
     for x in ast.walk(node):
-        key = None
-        if isinstance(x, ast.Subscript) and isinstance(x.value, ast.Name) and x.value.id == last:
-            key = x.slice
-        elif isinstance(x, ast.Call) and ast.unparse(x.func) == f"{last}.get" and x.args:
-            key = x.args[0]
-            if isinstance(key, ast.Constant) and len(x.args) > 1 and key.value not in values:
-                continue  # it has a value of its own, with which the section trains
-        if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            definition.hyperparams[key.value] = values.get(key.value)
-    definition.numbers = numbers(node)
-    return definition
+        match x:
+            case ast.Subscript(ast.Name(name), ast.Constant(str(key))) if (name,) == last:
+                hyperparams[key] = values.get(key)
+            case ast.Call(ast.Attribute(ast.Name(name), "get"), [ast.Constant(str(key)), *default]) if (name,) == last:
+                if key in values or not default:  # else it has a value of its own, with which the section trains
+                    hyperparams[key] = values.get(key)
+    return Definition(
+        node.lineno, _args(node), init, _args(functions[init]) if init else (), hyperparams, numbers(node)
+    )
 
 
 def _trained(name, functions, trees):
@@ -198,12 +187,13 @@ def _trained(name, functions, trees):
         if not any(isinstance(x, ast.Name) and x.id == name for x in given):
             continue
         for x in given:
-            if isinstance(x, ast.Call) and isinstance(x.func, ast.Name) and x.func.id in functions and x.args:
-                init = init or x.func.id
-            if isinstance(x, ast.Dict):
-                for key, value in zip(x.keys, x.values, strict=True):
-                    if isinstance(key, ast.Constant) and (number := _number(value)) is not None:
-                        values.setdefault(key.value, number)
+            match x:
+                case ast.Call(ast.Name(function), [_, *_]) if function in functions:
+                    init = init or function
+                case ast.Dict(keys, entries):
+                    for key, value in zip(keys, entries, strict=True):
+                        if isinstance(key, ast.Constant) and (number := _number(value)) is not None:
+                            values.setdefault(key.value, number)
     return init, values
 
 
@@ -213,22 +203,14 @@ def numbers(node: ast.AST) -> tuple[float, ...]:
 
 
 def _number(node):
-    if isinstance(node, ast.Constant):
-        return node.value if type(node.value) in (int, float) else None
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        number = _number(node.operand)
-        return None if number is None else -number
-    if isinstance(node, ast.BinOp):
-        left, right = _number(node.left), _number(node.right)
-        if left is None or right is None or max(abs(left), abs(right)) > 1e6:
-            return None
-        try:
-            value = {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right}.get(type(node.op))
-            if isinstance(node.op, ast.Div):
-                value = left / right
-            elif isinstance(node.op, ast.Pow) and abs(right) <= 100:
-                value = left**right
-        except (ArithmeticError, ValueError):
-            return None
-        return value if isinstance(value, (int, float)) else None
+    match node:
+        case ast.Constant(value) if type(value) in (int, float):
+            return value
+        case ast.UnaryOp(ast.USub(), x):
+            number = _number(x)
+            return None if number is None else -number
+        case ast.BinOp(x, op, y) if type(op) in OPERATIONS:
+            with contextlib.suppress(ArithmeticError, TypeError):  # of what is no number, too
+                value = OPERATIONS[type(op)](float(_number(x)), float(_number(y)))
+                return value if isinstance(value, float) else None
     return None

@@ -45,16 +45,37 @@ class Cell(NamedTuple):
         """The number of the first line."""
         return self.lines[0]
 
+    @property
+    def in_place(self) -> str:
+        """The source after so many empty lines that each line has the number that it has in the file."""
+        lines = [""] * max(self.lines, default=0)
+        for number, text in zip(self.lines, self.source.split("\n"), strict=False):
+            lines[number - 1] = text
+        return "\n".join(lines)
+
     def of(self, tab: str) -> bool:
         """Whether the cell is in the notebook of a tab."""
         return self.tabs is None or tab in self.tabs
 
     def within(self, tab: str) -> "Cell":
-        """The cell as the notebook of a tab has it: without the lines that are of other tabs only."""
+        """The cell as the notebook of a tab has it: without the lines that are of other tabs only.
+
+        Lines in a branch of the tab are moved out by an indent, as d2lbook does.
+        """
         if self.kind != "code" or not _BRANCH.search(self.source):
             return self
-        kept = list(_branches(zip(self.lines, self.source.split("\n"), strict=True), tab))
-        return self._replace(source="\n".join(text for _, text in kept), lines=tuple(line for line, _ in kept))
+        kept, inside, indent = [], None, 0
+        for number, text in zip(self.lines, self.source.split("\n"), strict=True):
+            own_indent = len(text) - len(text.lstrip())
+            if _BRANCH.search(text):
+                inside = f"'{tab}'" in text or f'"{tab}"' in text or f"d2l.USE_{tab.upper()}" in text
+                indent = own_indent
+                continue
+            if text.strip() and own_indent <= indent:
+                inside = None
+            if inside is not False:
+                kept.append((number, text[4:] if inside else text))
+        return self._replace(source="\n".join(text for _, text in kept), lines=tuple(number for number, _ in kept))
 
 
 def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
@@ -65,7 +86,7 @@ def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
         if ".input" in match["info"]:
             cells += _texts(text, start, match.start())
             if "%load_ext d2lbook.tab" not in match["source"]:  # the book's own switch of tabs
-                cells.append(_code(match["source"], _line(text, match.start("source")), default_tab))
+                cells.append(_code(_lines(text, *match.span("source")), default_tab))
             start = match.end()
     return cells + _texts(text, start, len(text))
 
@@ -74,14 +95,14 @@ def unclosed(text: str) -> Iterator[int]:
     """Yield the lines on which a fence of a code cell is opened that is never closed."""
     rest = _FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), text)
     for match in _OPENED.finditer(rest):
-        yield _line(rest, match.start())
+        yield rest.count("\n", 0, match.start()) + 1
 
 
 def unread(text: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the first line of each fence of Python that is no cell."""
     for match in _FENCE.finditer(text):
         if ".input" not in match["info"] and _PYTHON.match(match["info"]):
-            yield _line(text, match.start()), match[0].partition("\n")[0]
+            yield _lines(text, *match.span())[0]
 
 
 def default_tab(file: Path) -> str | None:
@@ -98,61 +119,37 @@ def default_tab(file: Path) -> str | None:
     return None
 
 
-def _code(source, line, default_tab):
+def _code(lines, default_tab):
     tabs: tuple[str, ...] | None = (default_tab,)
-    lines = list(enumerate(source.split("\n"), line))
     for i, (_, text) in enumerate(lines):
         if match := _CODE_TAB.search(text):
             tabs = _names(match[1])
-            del lines[i]
+            lines[i : i + 1] = [] if len(lines) > 1 else [(lines[i][0], "")]
             break
-    while lines and not lines[0][1]:
-        del lines[0]
-    while lines and not lines[-1][1]:
-        del lines[-1]
-    lines = lines or [(line, "")]
-    return Cell(
-        "code", None if tabs == ("all",) else tabs, "\n".join(text for _, text in lines), tuple(i for i, _ in lines)
-    )
-
-
-def _branches(lines, tab):
-    """The lines of a tab, those of its branches moved out by an indent, as d2lbook does."""
-    inside, indent = None, 0
-    for number, text in lines:
-        if _BRANCH.search(text):
-            inside = f"'{tab}'" in text or f'"{tab}"' in text or f"d2l.USE_{tab.upper()}" in text
-            indent = len(text) - len(text.lstrip())
-            continue
-        if inside is not None and text.strip() and len(text) - len(text.lstrip()) <= indent:
-            inside = None
-        if inside is None:
-            yield number, text
-        elif inside:
-            yield number, text[4:]
+    return _cell("code", None if tabs == ("all",) else tabs, lines)
 
 
 def _texts(text, start, end):
     cells = []
     for match in _TEXT_TAB.finditer(text, start, end):
-        cells += _text(text, start, match.start(), None)
-        cells += _text(text, *match.span("source"), _names(match["tabs"]))
+        cells += [(None, start, match.start()), (_names(match["tabs"]), *match.span("source"))]
         start = match.end()
-    return cells + _text(text, start, end, None)
+    cells.append((None, start, end))
+    return [_cell("markdown", tabs, _lines(text, *span)) for tabs, *span in cells if text[slice(*span)].strip()]
 
 
-def _text(text, start, end, tabs):
-    source = text[start:end]
-    if not source.strip():
-        return []
-    first = _line(text, start + len(source) - len(source.lstrip()))
-    source = source.strip()
-    return [Cell("markdown", tabs, source, tuple(range(first, first + source.count("\n") + 1)))]
+def _cell(kind, tabs, lines):
+    """A cell of numbered lines, those at both ends left out that are empty."""
+    full = [i for i, (_, text) in enumerate(lines) if text.strip()] or [0]
+    lines = lines[full[0] : full[-1] + 1]
+    source = "\n".join(text for _, text in lines)
+    return Cell(kind, tabs, source.strip() if kind == "markdown" else source, tuple(number for number, _ in lines))
 
 
 def _names(tabs):
     return tuple(name.strip() for name in tabs.split(","))
 
 
-def _line(text, position):
-    return text.count("\n", 0, position) + 1
+def _lines(text, start, end):
+    """The lines from one position in a text to another, each with its number."""
+    return list(enumerate(text[start:end].split("\n"), text.count("\n", 0, start) + 1))

@@ -1,0 +1,147 @@
+"""The check of sections: their optimizers, run in every tab and compared, and what is wrong with them named."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from d2l_adam import TABS
+from d2l_adam.check import definitions, drift, drive, markdown, sandbox
+from d2l_adam.check.report import Finding, Optimizer, Report, listed, told
+
+
+def check(
+    files: Sequence[Path],
+    default_tab: str | None = None,
+    tabs: Iterable[str] = (),
+    timeout: float = 60.0,
+    memory: float = 2.0,
+    started: Callable[[int], Callable[[], Any]] = lambda number: lambda: None,
+) -> Report:
+    """Check sections of a d2l-style book, which runs their code: imports and functions, in a process for each tab.
+
+    `default_tab` is that of cells without one; left out, the one of the book's `config.ini`, else mxnet. `tabs` limits
+    the check to some. `timeout` is in seconds for an optimizer in a tab, `memory` in GiB beside the framework.
+    `started(number)` is called with the number of drives; what it returns, after each.
+    """
+    wanted = tuple(tabs)
+    report = Report([str(file) for file in dict.fromkeys(map(Path, files))])
+
+    def unchecked(file, line, tab, cause, how="could not be checked"):
+        report.findings.append(Finding("unchecked", file, line, "", tab, f"{how}: {cause}"))
+
+    sections = {}
+    for file in report.files:
+        try:
+            default = default_tab or markdown.default_tab(Path(file)) or "mxnet"
+            sections[file] = section = definitions.read(Path(file), default)
+        except (OSError, ValueError, RecursionError) as error:
+            unchecked(file, None, "", error, "could not be read")
+            continue
+        for line, tab, cause in section.unreadable:
+            if not wanted or not tab or tab in wanted:
+                unchecked(file, line, tab, cause)
+    optimizers = [x for file, section in sections.items() for x in _optimizers(file, section, wanted)]
+    jobs: dict[str, list[Optimizer]] = {}
+    for x in optimizers:
+        for tab, definition in x.definitions.items():
+            if definition.passed is not None:
+                jobs.setdefault(tab, []).append(x)
+                continue
+            how = f"takes ({', '.join(definition.args)})" if definition.args else "is not made by def"
+            cause = f"it {how}; write it as def {x.name}(params, states, hyperparams)"
+            report.findings.append(x.finding("unchecked", tab, f"could not be checked: {cause}"))
+    for tab in [tab for tab in jobs if tab not in TABS]:
+        for file, number in Counter(x.file for x in jobs.pop(tab)).items():
+            unchecked(file, None, tab, f"{number} optimizers; {listed(TABS)} can be (see --tab)")
+    _drive(jobs, timeout, int(memory * 2**30), started)
+    if jobs and (note := sandbox.unconfined()):
+        report.findings.append(Finding("note", message=note))
+    for tab, drives in jobs.items():
+        unusable = {x.file: x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")}
+        for file, cause in unusable.items():
+            unchecked(file, None, tab, cause)
+    for x in optimizers:
+        _compare(x, report)
+    if not report.compared and not report.findings:
+        message = "no optimizer was found, a function (params, states, hyperparams)"
+        known = dict.fromkeys(tab for section in sections.values() for tab in section.cells)
+        if wanted and not {*wanted} & {*known}:
+            message += f", and no tab {', '.join(wanted)}; there are {', '.join(known) or 'none'}"
+        report.findings.append(Finding("unchecked", ", ".join(report.files), message=f"{message}; {markdown.READ}"))
+    return report
+
+
+def _optimizers(file, section, wanted):
+    """Yield the optimizers of a section, in the tabs that are wanted."""
+    for name, in_tabs in section.optimizers.items():
+        values: dict[str, Any] = {}
+        for definition in in_tabs.values():
+            for key, value in definition.hyperparams.items():
+                values[key] = values[key] if values.get(key) is not None else value
+        cells = {tab: x for tab, x in section.cells.items() if not wanted or tab in wanted}
+        chosen = {tab: x for tab, x in in_tabs.items() if tab in cells}
+        yield Optimizer(file, name, chosen, cells, drive.settings([*values], values))
+
+
+def _drive(jobs, timeout, memory, started):
+    """Drive the optimizers of each tab, the tabs side by side; each gets its answers."""
+    done, stop = started(sum(map(len, jobs.values()))), threading.Event()
+
+    def run(tab):
+        given = [{"file": x.file, "name": x.name, "runs": x.runs, "cells": x.cells[tab]} for x in jobs[tab]]
+        for x, job in zip(jobs[tab], given, strict=True):
+            job |= {"init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
+        return sandbox.run(tab, given, timeout, memory, done, stop)
+
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+        try:
+            for tab, answers in zip(jobs, pool.map(run, jobs), strict=True):
+                for x, answer in zip(jobs[tab], answers, strict=True):
+                    x.answers[tab] = answer
+        except BaseException:  # an interrupt, too, ends the processes
+            stop.set()
+            raise
+
+
+def _compare(x, report):
+    """Add to a report how the tabs of an optimizer compare."""
+    for tab, answer in x.answers.items():
+        if "error" in answer and not answer.get("unusable"):
+            report.findings.append(x.finding("unchecked", tab, f"could not be checked: {answer['error']}"))
+        report.findings += [x.finding("note", tab, note) for note in answer.get("notes", ())]
+    paths = {tab: drift.Path(answer["path"]) for tab, answer in x.answers.items() if "path" in answer}
+    if paths:
+        x.verdict = drift.judge(x.name, paths, x.runs, {tab: x.definitions[tab].numbers for tab in paths})
+        report.compared.append(x)
+        for kind, *_, tab, message, causes, stopped in told(x.verdict):
+            report.findings.append(x.finding(kind, tab, message, causes, stopped))
+        if len(x.definitions) == 1:
+            report.findings.append(
+                x.finding("note", *x.definitions, "is in this tab only; there is no other to compare it with")
+            )
+    report.findings += [x.finding("note", tab, message) for tab, message in _unlike(x)]
+
+
+def _unlike(x) -> Iterator[tuple[str, str]]:
+    """Yield what is no drift, but unlike between the tabs of a section."""
+    if len(x.definitions) > 1:
+        for tab in x.cells:
+            if tab not in x.definitions:
+                yield tab, f"is not defined in this tab; it is in {listed([*x.definitions])}"
+    takes, has, starts = {}, {}, {}
+    for tab, definition in x.definitions.items():
+        takes[tab] = ", ".join(arg for i, arg in enumerate(definition.args) if not (definition.passed and i == 1))
+        if definition.init:
+            has[tab] = f"{definition.init}({', '.join(definition.init_args)})"
+        if "shapes" in x.answers.get(tab, ()):
+            starts[tab] = x.answers[tab]["shapes"]
+    views = {"takes": takes, "has states from": has, "starts from states of the shapes": starts}
+    for words, seen in views.items():
+        for usual, _ in Counter(seen.values()).most_common(1):
+            like = listed([tab for tab in seen if seen[tab] == usual])
+            for tab, text in seen.items():
+                if text != usual:
+                    yield tab, f"{words} {text}; in {like} it is {usual}"

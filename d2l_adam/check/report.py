@@ -1,0 +1,150 @@
+"""What a check has found, as text, as JSON, and as annotations of GitHub's workflows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from d2l_adam.check.definitions import Definition
+from d2l_adam.check.drift import Verdict
+
+
+class Finding(NamedTuple):
+    """Something to tell of a section: `kind` is "drift", "unchecked" or "note"; all but the message may be empty."""
+
+    kind: str
+    file: str = ""
+    line: int | None = None
+    name: str = ""
+    tab: str = ""
+    message: str = ""
+    #: Sets of changes of the right code, each of which makes what the tab does; None where no spec is known.
+    causes: list[tuple[str, ...]] | None = None
+    #: Whether the search for these was stopped before all changes had been tried.
+    stopped: bool = False
+
+    def text(self) -> str:
+        """The finding as lines to read."""
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        head = "  ".join(filter(None, (place, self.name, self.tab, self.message)))
+        return "\n            ".join(filter(None, (head, self.behaves())))
+
+    def behaves(self) -> str:
+        """What the tab behaves as, in words, if it can be told."""
+        if self.causes is None:
+            return ""
+        if not self.causes:
+            return f"behaves as: {_unknown(self.stopped, 'the spec')}"
+        others = f" ({len(self.causes) - 1} more ways to say it: --json)" if len(self.causes) > 1 else ""
+        stopped = "; the search for more ways to say it was stopped" if self.stopped else ""
+        return f"behaves as: {'; '.join(self.causes[0])}{others}{stopped}"
+
+    def annotation(self) -> str:
+        """The finding as a command of GitHub's workflows, which shows it beside the line of the file."""
+        command = {"drift": "error", "unchecked": "warning", "note": "notice"}[self.kind]
+        title = " ".join(filter(None, (self.kind, self.name, self.tab)))
+        place = f"file={_escaped(self.file, True)},line={self.line or 1}," if self.file else ""
+        text = _escaped("\n".join(filter(None, (self.message, self.behaves()))))
+        return f"::{command} {place}title={_escaped(title, True)}::{text}"
+
+
+def _unknown(stopped, rule):
+    """What is said where no cause was found."""
+    if stopped:
+        return f"not known; the search was stopped before all changes of {rule} were tried"
+    return f"no change of {rule} that is known here"
+
+
+def _escaped(text, in_property=False):
+    for character in "%\r\n" + ":," * in_property:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+@dataclass
+class Optimizer:
+    """An optimizer of a section: how its tabs define it, what came of it in each, and how they compare.
+
+    `cells` are those of all tabs that the section has, `runs` the hyperparameters of both runs.
+    """
+
+    file: str
+    name: str
+    definitions: dict[str, Definition]
+    cells: dict[str, list[str]]
+    runs: Sequence[dict[str, Any]]
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verdict: Any = None
+
+    @property
+    def lines(self) -> dict[str, int]:
+        """The line of each tab's definition."""
+        return {tab: definition.line for tab, definition in self.definitions.items()}
+
+    def finding(self, kind: str, tab: str, message: str, *causes: Any) -> Finding:
+        """Something to tell of it in a tab; where that does not define it, at the first definition."""
+        line = self.lines.get(tab) or next(iter(self.lines.values()))
+        return Finding(kind, self.file, line, self.name, tab, message, *causes)
+
+
+@dataclass
+class Report:
+    """What a check has found."""
+
+    files: list[str]
+    compared: list[Optimizer] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Finding]:
+        """The findings of a kind."""
+        return [x for x in self.findings if x.kind == kind]
+
+    @property
+    def status(self) -> int:
+        """The exit status: 1 if there is drift, 2 if something could not be checked, else 0."""
+        return 1 if self.of("drift") else 2 if self.of("unchecked") else 0
+
+    def margin(self) -> tuple[float, float | None]:
+        """The largest distance that rounding made and the smallest of drift, as multiples of what is allowed."""
+        verdicts = [x.verdict for x in self.compared]
+        smallest = [x.smallest for x in verdicts if x.smallest is not None]
+        return max((x.rounding for x in verdicts), default=0.0), min(smallest, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        rounding, smallest = self.margin()
+        return {
+            "status": self.status,
+            "files": self.files,
+            "optimizers": [
+                {"file": x.file, "name": x.name, "lines": x.lines} | x.verdict.as_dict() for x in self.compared
+            ],
+            "findings": [x._asdict() for x in self.findings],
+            "margin": {"largest_rounding": rounding, "smallest_drift": smallest},
+        }
+
+    def annotations(self) -> list[str]:
+        """The findings as commands of GitHub's workflows."""
+        return [x.annotation() for x in self.findings]
+
+
+def told(verdict: Verdict) -> Iterator[Finding]:
+    """Yield what a verdict says, of no file yet."""
+    best = verdict.groups[0]
+    others = listed([*best, *(["the spec"] if verdict.matches_spec else [])])
+    doubt = "" if verdict.sure else "; which of them is right cannot be told"
+    for tab, (far, search) in verdict.odd.items():
+        causes = search.causes if verdict.rule else None
+        message = f"differs from {others} {far}{doubt}"
+        yield Finding("drift", tab=tab, message=message, causes=causes, stopped=search.stopped)
+    if verdict.rule and not verdict.matches_spec:
+        causes, stopped = verdict.search
+        cause = "; ".join(causes[0]) if causes else _unknown(stopped, "it")
+        are, behave = ("is", "behaves") if len(best) == 1 else ("are", "behave")
+        message = f"{listed(best)} {are} not {verdict.rule} of the spec, but {behave} as: {cause}"
+        yield Finding("note", tab=best[0], message=message, stopped=stopped)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as an enumeration, such as "mxnet, numpy and pytorch"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,101 @@
+"""What the native optimizers of all frameworks share: a class of a rule, and how it is made, documented and pickled."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from d2l_adam import contract
+from d2l_adam.rule import Rule
+from d2l_adam.step import Step, document
+
+
+class OfRule:
+    """Mixed into a framework's own class of optimizers; each class has one rule."""
+
+    #: The rule as steps on the framework's arrays, and the kind of these.
+    rule_step: Step
+    step_type = Step
+    #: What the class calls a constant of the rule, where that is not its own name.
+    names: Mapping[str, str] = {}
+    rule: Rule
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "rule_step" in vars(cls):
+            cls.rule = cls.rule_step.rule
+
+    def __reduce_ex__(self, protocol):
+        """Pickle and copy an optimizer of a class that was made of a rule: by that rule, which has to be importable."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, *state = reduced
+        if "made" not in vars(type(self)):
+            return make, args, *state
+        return _new, (self.rule_step.tab.optimizer, self.rule.function), *state
+
+
+def _new(optimizer, function):
+    cls = optimizer(function)
+    return cls.__new__(cls)
+
+
+def made(
+    base: Any, tab: Any, rule: Rule, lr: str, first: tuple[str, ...], options: Mapping[str, Any], text: str
+) -> Any:
+    """Return a class of optimizers of `rule`: its arguments are `first`, the learning rate `lr`, constants, `options`.
+
+    Raises TypeError for a rule without a learning rate, which nothing could schedule, and for one without a name.
+    """
+    if "lr" not in rule.constants:
+        raise TypeError(
+            f"{tab.name}: the rule {rule.name} takes {', '.join(rule.constants) or 'no constant'} and no lr, which an "
+            "optimizer's groups and schedulers set; give it a constant lr, or use it as a function, by step(rule)"
+        )
+    if not rule.name.isidentifier():
+        raise TypeError(f"{tab.name}: the rule {rule.name} has no name; write it with def, to name the class after it")
+    name = "".join(part.capitalize() for part in rule.name.split("_"))
+    cls: Any = type(
+        name, (base,), {"__module__": f"d2l_adam.{tab.module}", "rule_step": base.step_type(tab, rule), "made": True}
+    )
+    cls.__doc__ = f"`{rule.name}` as an optimizer of {tab.module}'s own kind."
+    cls.__signature__ = _signature(rule, lr, first, options)
+    describe(cls, lr, text)
+    return cls
+
+
+def _signature(rule, lr, first, options):
+    kind, empty = inspect.Parameter, inspect.Parameter.empty
+    parameters = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in first]
+    for name, (default, *_) in rule.constants.items():
+        default = empty if default is None else default
+        if name == "lr":
+            parameters.insert(len(first), kind(lr, kind.POSITIONAL_OR_KEYWORD, default=default))
+        else:
+            parameters.append(kind(name, kind.KEYWORD_ONLY, default=default))
+    for name, default in options.items():
+        if name == "options":
+            parameters.append(kind(name, kind.VAR_KEYWORD))
+        elif name not in rule.constants:
+            parameters.append(kind(name, kind.KEYWORD_ONLY, default=default))
+    return inspect.Signature(parameters)
+
+
+def describe(cls: Any, lr: str, text: str) -> None:
+    """Give a class the docstring of its arguments: each constant of the rule, with its range, then `text`."""
+    lines, parameters = ["Args:"], inspect.signature(cls).parameters
+    for name, (_, _, cure) in cls.rule.constants.items():
+        argument = lr if name == "lr" else cls.names.get(name, name)
+        if argument in parameters:  # torch's Adam has both betas in one
+            default = parameters[argument].default
+            given = f" (default: {default})" if isinstance(default, float) else ""
+            lines.append(f"    {argument} (float): {cure or 'any finite number'}{given}")
+    document(cls, cls.rule, "\n".join(lines) + f"\n{text.strip(chr(10))}\n\nThe rule, as it stands in its function:")
+
+
+def constants(optimizer: Any) -> dict[str, float]:
+    """The constants of an optimizer's rule but the learning rate, as its attributes have them."""
+    values = {}
+    for name in optimizer.rule.constants:
+        if name != "lr":
+            x = getattr(optimizer, optimizer.names.get(name, name))
+            values[name] = contract.number(optimizer.rule_step.tab, name, x)
+    return values

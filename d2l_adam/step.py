@@ -1,0 +1,186 @@
+"""One step of a rule on a framework's arrays: check, take memory, compute, write. All steps of all tabs are these."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy
+
+from d2l_adam import contract, fused, spec
+from d2l_adam import rule as rules
+from d2l_adam.fused.memory import Memory, Refusal, Table, record
+from d2l_adam.fused.threads import Pass
+from d2l_adam.interrupt import finish
+from d2l_adam.rule import Rule
+
+
+class Lent(NamedTuple):
+    """Memory that will be stepped, and what with: the kernel, and an array of the dtype that it is compiled for."""
+
+    memory: Memory
+    table: Table
+    kernel: Any
+    like: numpy.ndarray
+
+
+class Step:
+    """A rule as a step in place, on the arrays of one tab.
+
+    `step(params, grads, states, hyperparams)` makes one in d2l's convention; a native optimizer calls `prepare`, and
+    runs the parts of all its groups once each of them is known to be right.
+    """
+
+    def __init__(self, tab: Any, rule: Any):
+        self.tab, self.rule = tab, Rule(rule)
+        words = rules.of_arrays(tab.words)
+        self.bound, self.conditioned = self.rule.bound(words), rules.bound(spec.conditioned, words)
+        self.defaults = {name: default for name, (default, *_) in self.rule.numbers.items()}
+        self.record = record(self.rule)
+        self.table = Table([], self.record)
+        self.kernels: dict[tuple, Any] = {}
+        self.uncompiled: Refusal | None = None
+
+    def __call__(self, params, grads, states, hyperparams) -> None:
+        """Make one step in place, all of it or nothing. `params` and `grads` are lists of arrays."""
+        numbers = contract.numbers(self.tab, self.rule, hyperparams)
+        states = contract.states(self.tab, self.rule, states, len(params))
+        parts = self.prepare(params, grads, states, numbers, zero_grad=self.tab.zeroes_grads)
+
+        def work():
+            for part in parts:
+                part.run()
+            if "t" in hyperparams:
+                hyperparams["t"] = numbers["t"] + 1
+
+        finish(work)
+
+    def prepare(
+        self,
+        params,
+        grads,
+        states: list[tuple],
+        numbers: Mapping[str, Any],
+        options: Mapping[str, float] = {},
+        choice: bool | None = None,
+        name: Callable[[int], str] = str,
+        zero_grad: bool = False,
+    ) -> list:
+        """Check everything, and compute what is not stepped in its memory; nothing is written yet.
+
+        `states` are tuples of arrays, `options` those of `spec.conditioned`, `choice` is as in `set_fused` (None: what
+        that says), `name(i)` is what an error calls parameter `i`. Returns the parts of the step: each has a `run()`,
+        which may be cut off and called anew. The last sets the gradients to zero, if that is asked for.
+        """
+        tab, choice = self.tab, fused.choice() if choice is None else choice
+        refusal = None
+        if choice is not False:
+            memory = self.lent(params, grads, states, options)
+            if isinstance(memory, Lent):  # the usual case
+                part = self._pass(memory, numbers, options, zero_grad)
+                return [part, Zeroing(tab, params)] if zero_grad and not part.zeroed else [part]
+            refusal = memory
+        lent: list[Lent] = []
+        rows = contract.rows(tab, self.rule.state, params, tab.dense(params, grads), states, name)
+        if choice is not False and len(rows) > 1:
+            each = zip(params, grads, states, strict=True)
+            alone = [self.lent([p], [g], [state], options) for p, g, state in each]
+            lent = [x for x in alone if isinstance(x, Lent)]
+            if Table([row for x in lent for row in x.memory.rows], self.record).twins:
+                lent = []
+            else:
+                rows = [row for row, x in zip(rows, alone, strict=True) if isinstance(x, Refusal)]
+                refusal = next((x for x in alone if isinstance(x, Refusal)), refusal)
+        # Where two memories share a gradient, neither may set it to zero before the other has read it.
+        read_at = [row[-2] for x in lent for row in x.memory.rows]
+        zeroing = zero_grad and len({*read_at}) == len(read_at)
+        parts: list[Any] = [self._pass(x, numbers, options, zeroing) for x in lent]
+        if rows:
+            parts += self.operations(rows, numbers, options, choice, refusal)
+        if zero_grad and not all(part.zeroed for part in parts):
+            parts.append(Zeroing(tab, params))
+        return parts
+
+    def operations(self, rows, numbers, options, choice, refusal: Refusal | None) -> list:
+        """The step of rows whose memory is not lent, computed by the framework's operations."""
+        if choice:
+            raise ValueError(
+                f"{self.tab.name}: this step cannot be fused: {refusal and refusal.reason}; leave that choice at None"
+            )
+        return self.tab.compute(self, rows, numbers, options, choice)
+
+    def lent(self, params, grads, states, options=()) -> Lent | Refusal:
+        """The memory of all these, if it may be stepped."""
+        if why := fused.missing():
+            return Refusal(why)
+        if not len(params) == len(grads) == len(states) or not params:
+            return Refusal("there is not one gradient and one state for each parameter")
+        width = len(self.rule.state)
+        for state in states:
+            if len(state) != width:
+                return Refusal("a state has another number of arrays")
+        memory = self.tab.lend(params, grads, states)
+        if isinstance(memory, Refusal):
+            return memory
+        table = self.table  # read once, as another thread may replace it
+        if memory.rows != table.rows:
+            self.table = table = Table(memory.rows, self.record)
+        if table.twins:
+            return Refusal("two of its arrays share memory")
+        kernel = self._kernel(memory.dtype, options)
+        return kernel if isinstance(kernel, Refusal) else Lent(memory, table, *kernel)
+
+    def _kernel(self, dtype, options):
+        key = dtype, *options
+        if self.uncompiled:
+            return self.uncompiled
+        if key not in self.kernels:
+            from d2l_adam.fused import kernel  # it imports Numba
+
+            try:
+                self.kernels[key] = kernel.compiled(self.rule, dtype, tuple(options)), numpy.empty(0, dtype)
+            except Exception as error:
+                cause = str(error).partition("\n")[0]
+                self.uncompiled = Refusal(f"Numba cannot compile the rule {self.rule.name} ({cause})")
+                return self.uncompiled
+        return self.kernels[key]
+
+    def _pass(self, lent, numbers, options, zeroing):
+        memory, table, kernel, like = lent
+        constants = tuple(map(float, (self.defaults | numbers).values()))
+        given = [options.get(name) for name in spec.OPTIONS] if options else _NO_OPTIONS
+        zeroing = zeroing and table.apart
+        arguments = like, table.array, constants, *given, zeroing
+        return Pass(kernel, arguments, table.total, self.tab, memory.arrays, zeroing)
+
+
+_NO_OPTIONS = (None,) * len(spec.OPTIONS)
+
+
+class Values:
+    """New values, to be written into arrays."""
+
+    zeroed = False
+
+    def __init__(self, tab, arrays: list, values: list):
+        self.tab, self.arrays, self.values = tab, arrays, values
+
+    def run(self):
+        with self.tab.untracked():
+            self.tab.write(self.arrays, self.values)
+
+
+class Zeroing:
+    """The gradients of parameters, to be set to zero."""
+
+    def __init__(self, tab, params):
+        self.tab, self.params = tab, params
+
+    def run(self):
+        self.tab.zero(self.params)
+
+
+def document(function: Any, rule: Rule, text: str) -> Any:
+    """Name a function or a class after a rule, and let its docstring end with the rule's own."""
+    equations = (rule.function.__doc__ or "").partition(">>>")[0]  # the example there is of the rule on plain numbers
+    function.__doc__ = "\n\n".join(inspect.cleandoc(x or "") for x in (function.__doc__, text, equations)).strip()
+    return function

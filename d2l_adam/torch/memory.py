@@ -1,0 +1,63 @@
+"""The memory of PyTorch's tensors."""
+
+from d2l_adam import contract
+from d2l_adam.fused.memory import OTHERWISE, Memory
+from d2l_adam.torch import guards
+from d2l_adam.torch.framework import torch
+
+DTYPES = {getattr(torch, name): name for name in contract.HALF + contract.FULL}
+#: Types that a kernel may take as they are.
+PLAIN = {torch.Tensor, torch.nn.Parameter}
+
+#: What is known of tensors that `lend` has seen. The key only says where to look: others may come by the same `id`.
+_seen: dict[tuple[int, int, int], tuple] = {}
+_UNSEEN = guards.never, None, None, None, None
+
+
+def lend(params, grads, states):
+    """The memory of these tensors, unless what is done to them is being recorded."""
+    number = len(params)
+    tensors = [*params]
+    for arrays in zip(*states, strict=True):
+        tensors += arrays
+    tensors += grads
+    if not PLAIN.issuperset(map(type, tensors)) or _traced():
+        return OTHERWISE
+    key = len(tensors), number, id(params[0])
+    look_alike, dtype, sizes, before, rows = _seen.get(key, _UNSEEN)
+    try:
+        pointers = [x.data_ptr() for x in tensors]
+    except RuntimeError:  # a tensor without memory of its own, such as a sparse one
+        return OTHERWISE
+    # A nested tensor has no one shape, and must not be compared.
+    known = True not in [x.is_nested for x in tensors] and look_alike(*tensors)
+    if not known:
+        if not _are_plain(tensors, number):
+            return OTHERWISE
+        look_alike, dtype, sizes = guards.recorded(tensors), params[0].dtype, [p.numel() for p in params]
+    if not known or pointers != before:
+        columns = [pointers[first : first + number] for first in range(0, len(pointers), number)]
+        rows = [row for row in zip(*columns, sizes, strict=True) if row[-1]]
+        if any(0 in row for row in rows):  # nor has this
+            return OTHERWISE
+        if len(_seen) >= 32:
+            _seen.clear()
+        _seen[key] = look_alike, dtype, sizes, pointers, rows
+    return Memory(DTYPES[dtype], rows, (tensors, len(tensors) - number))
+
+
+def _are_plain(tensors, number):
+    """Whether these are dense tensors of one full dtype on the processor, and those of a parameter of one shape."""
+    dtype = tensors[0].dtype
+    if DTYPES.get(dtype) not in contract.FULL:
+        return False
+    for i, x in enumerate(tensors):
+        alike = x.dtype is dtype and x.shape == tensors[i % number].shape
+        if not (alike and x.is_cpu and x.is_contiguous() and not x.is_neg()):
+            return False
+    return True
+
+
+def _traced():
+    """Whether what is done to tensors is being recorded, and memory would be stepped behind the recorder's back."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
