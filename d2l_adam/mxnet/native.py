@@ -207,7 +207,7 @@ class Yogi(Adam):
 
 def _register(cls, name):
     """Register a class with Gluon; where MXNet has that name, under `d2l_` and the name."""
-    registry = mxnet.optimizer.Optimizer.opt_registry
+    registry, name = mxnet.optimizer.Optimizer.opt_registry, name.lower()  # in which it is looked up
     if name in registry and registry[name].__module__.startswith("mxnet."):
         name = f"d2l_{name}"
     registry[name] = cls
