@@ -66,7 +66,7 @@ def _signature(rule, lr, first, options):
     kind, empty = inspect.Parameter, inspect.Parameter.empty
     parameters = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in first]
     for name, (default, *_) in rule.constants.items():
-        default = empty if default is None else default
+        default = options.get(lr if name == "lr" else name, empty) if default is None else default
         if name == "lr":
             parameters.insert(len(first), kind(lr, kind.POSITIONAL_OR_KEYWORD, default=default))
         else:
@@ -74,7 +74,7 @@ def _signature(rule, lr, first, options):
     for name, default in options.items():
         if name == "options":
             parameters.append(kind(name, kind.VAR_KEYWORD))
-        elif name not in rule.constants:
+        elif name not in (*rule.constants, lr):
             parameters.append(kind(name, kind.KEYWORD_ONLY, default=default))
     return inspect.Signature(parameters)
 

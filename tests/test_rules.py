@@ -119,6 +119,12 @@ def test_gluon_knows_a_rule_by_its_name_and_keeps_its_own():
     assert tab.mxnet.optimizer.create("d2l_sgd", learning_rate=0.1).__class__ is cls
     assert tab.mxnet.optimizer.create("lion", learning_rate=0.1).__class__ is tab.optimizer(lion)
     assert tab.mxnet.optimizer.Optimizer.opt_registry["sgd"] is own
+    tab.optimizer("yogi")
+    assert type(tab.mxnet.optimizer.create("yogi")) is tab.Yogi
+    schedule = tab.mxnet.lr_scheduler.FactorScheduler(10, base_lr=0.5)
+    assert tab.optimizer(lion)(lr_scheduler=schedule).learning_rate == 0.5
+    with pytest.raises(TypeError, match="learning_rate is missing; give it, or an lr_scheduler"):
+        tab.optimizer(lion)()
 
 
 @pytest.mark.parametrize("rule", [lion, amsgrad, "sgd"])

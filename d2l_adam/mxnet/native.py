@@ -210,7 +210,8 @@ def _register(cls, name):
     registry, name = mxnet.optimizer.Optimizer.opt_registry, name.lower()  # in which it is looked up
     if name in registry and registry[name].__module__.startswith("mxnet."):
         name = f"d2l_{name}"
-    registry[name] = cls
+    if getattr(registry.get(name), "rule", None) != cls.rule:  # Adam and Yogi keep theirs
+        registry[name] = cls
 
 
 for _class in (Adam, Yogi):
@@ -221,7 +222,7 @@ for _class in (Adam, Yogi):
 @functools.cache
 def made(rule: Rule) -> type:
     """Return a class of optimizers of a rule, registered with Gluon."""
-    cls = native.made(RuleOptimizer, TAB, rule, "learning_rate", (), {"options": {}}, _TEXT)
+    cls = native.made(RuleOptimizer, TAB, rule, "learning_rate", (), {"learning_rate": None, "options": {}}, _TEXT)
     _register(cls, rule.name)
     return cls
 
