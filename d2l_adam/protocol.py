@@ -148,7 +148,7 @@ def compare(
     """
     curves = []
     tabs = dict.fromkeys(("numpy", *(installed() if tabs is None else tabs)))
-    for rule, tab in track([(rule, tab) for rule in dict.fromkeys(map(Rule, rules)) for tab in tabs]):
+    for rule, tab in track([(rule, tab) for rule in dict.fromkeys(rules) for tab in tabs]):
         history = train(tab, rule, **settings | ({"dtype": "float64"} if tab == "numpy" else {}))
         if tab == "numpy":
             reference = numpy.array(history.losses)
@@ -156,7 +156,7 @@ def compare(
         curves.append(
             {
                 "tab": tab,
-                "rule": rule.name,
+                "rule": Rule(rule).name,
                 "final_loss": history.losses[-1],
                 "max_distance": distances.max(),
                 "seconds_per_epoch": history.seconds_per_epoch,

@@ -16,7 +16,10 @@ from d2l_adam import interrupt
 
 @pytest.fixture(autouse=True)
 def _as_it_was():
+    """A process that a shell has started in the background ignores interrupts: not this one."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, handler)
     d2l_adam.set_fused(None)
 
 
