@@ -1,7 +1,7 @@
 """The memory of MXNet's arrays, asked of its C interface.
 
-What its Python says of an array takes 8 us, four times as long as the chapter's parameters are stepped; for the three
-questions that a step asks of each array, the C interface takes a fifth of that.
+What a step asks of each array, its shape, dtype and device, takes 3.3 us by MXNet's Python, and 1.4 us so; 0.1 us where
+it is known from before. A step of the chapter's two parameters asks it of eight arrays, and takes 24 us in all.
 """
 
 import math
