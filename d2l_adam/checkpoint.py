@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_of_numpy
 
 from d2l_adam import contract, spec
+from d2l_adam.interrupt import deferred
 from d2l_adam.rule import Rule, constant
 
 VERSION = 2  # version 1 was of the states v and s only, and did not name them
@@ -123,12 +124,13 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
     if carried.one_clock and len(set(steps)) > 1:
         raise ValueError(f"{where}: the parameters have made {steps} steps, here one number counts for all")
     states = _states(tab, names, carried)
-    carried.set_steps(steps)  # first, as a clock may be too small for them
-    for copies, of_copies, row in zip(carried.params, states, values, strict=True):
-        for x, state in zip(copies, of_copies, strict=True):
-            tab.fill([x, *state], row)
-    if hyperparams is not None:
-        hyperparams |= about["constants"]
+    with deferred():
+        carried.set_steps(steps)  # first, as a clock may be too small for them
+        for copies, of_copies, row in zip(carried.params, states, values, strict=True):
+            for x, state in zip(copies, of_copies, strict=True):
+                tab.fill([x, *state], row)
+        if hyperparams is not None:
+            hyperparams |= about["constants"]
 
 
 def _carried(tab, params, states, hyperparams, rule):

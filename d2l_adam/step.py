@@ -10,7 +10,7 @@ from d2l_adam import contract, fused, spec
 from d2l_adam import rule as rules
 from d2l_adam.fused.memory import Memory, Refusal, Table, record
 from d2l_adam.fused.threads import Pass
-from d2l_adam.interrupt import finish
+from d2l_adam.interrupt import deferred, finish
 from d2l_adam.rule import Rule
 
 
@@ -165,7 +165,7 @@ class Values:
         self.tab, self.arrays, self.values = tab, arrays, values
 
     def run(self):
-        with self.tab.untracked():
+        with deferred(), self.tab.untracked():
             self.tab.write(self.arrays, self.values)
 
 
@@ -176,7 +176,8 @@ class Zeroing:
         self.tab, self.params = tab, params
 
     def run(self):
-        self.tab.zero(self.params)
+        with deferred(), self.tab.untracked():
+            self.tab.zero(self.params)
 
 
 def document(function: Any, rule: Rule, text: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from d2l_adam import checkpoint, contract, imports
 from d2l_adam.fused.memory import Memory, Refusal
+from d2l_adam.interrupt import deferred
 from d2l_adam.rule import Rule
 from d2l_adam.step import Step, Values, document
 
@@ -76,7 +77,7 @@ class Tab:
         """Compute a step of rows by the framework's operations; return what is left to do: objects with a `run()`."""
         arrays: list[Any] = []
         values: list[Any] = []
-        with self.untracked():
+        with deferred(), self.untracked():
             for p, g, state, half in rows:
                 old = (p, *state)
                 if half:

@@ -11,7 +11,7 @@ from frameworks import NATIVE, TABS, Native, Problem
 from rules import amsgrad
 
 import d2l_adam
-from d2l_adam import interrupt
+from d2l_adam import interrupt, protocol
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,14 @@ def steps_of(s):
     return np.log1p(-np.asarray(s, "float64")) / np.log(BETA2)
 
 
+def modes(tab):
+    """What a step puts on for as long as it lasts."""
+    if tab == "pytorch":
+        torch = protocol.load(tab).torch
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return np.geterr()
+
+
 @pytest.mark.parametrize("size", [3, 600_000])
 @pytest.mark.parametrize("choice", [None, False])
 @pytest.mark.parametrize("tab", TABS)
@@ -75,12 +83,14 @@ def test_a_function_and_its_time_step_stay_together(tab, choice, size):
         compiled(problem.params, *grads, problem.states, problem.hyperparams)
 
     def check():
+        assert modes(tab) == before
         for p, state in zip(problem.params, problem.states, strict=True):
             values = [asnumpy(x) for x in (p, *state)]
             assert all(np.ptp(x) == 0 for x in values)
             for x in values[2:]:
                 np.testing.assert_allclose(steps_of(x[0]), problem.hyperparams["t"] - 1, rtol=0, atol=1e-3)
 
+    before = modes(tab)
     interrupted(step, check, 100 if size == 3 else 30)
 
 
@@ -103,6 +113,7 @@ def test_a_native_optimizer_and_its_clock_stay_together(tab):
             updater(index, grads, weights)
 
     def check():
+        assert modes(tab) == before
         if tab == "pytorch":
             clocks = [native.optimizer.state[p]["step"].item() for p in native.params]
         elif tab == "tensorflow":
@@ -113,6 +124,7 @@ def test_a_native_optimizer_and_its_clock_stay_together(tab):
             assert np.ptp(p) == np.ptp(v) == np.ptp(s) == 0
             np.testing.assert_allclose(steps_of(s[0]), clock, rtol=0, atol=1e-3)
 
+    before = modes(tab)
     interrupted(make, check)
 
 

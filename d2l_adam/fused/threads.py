@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy
 
+from d2l_adam.interrupt import deferred
+
 # A thread's start costs as much as stepping this many elements; a thread that got the other core late has fewer to do.
 _CHUNK = 1 << 18
 
@@ -35,8 +37,9 @@ class Pass:
         if self.threads > 1:
             try:
                 if not self.tab.in_own_threads(self._help, self.threads):
-                    for _ in range(self.threads - 1):
-                        _pool().submit(self._help)
+                    with deferred():  # the locks of a pool that is interrupted stay locked
+                        for _ in range(self.threads - 1):
+                            _pool().submit(self._help)
             except RuntimeError:  # there are no more threads, or the interpreter is about to end
                 pass
             for chunk in self.rest:

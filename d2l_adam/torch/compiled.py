@@ -46,7 +46,7 @@ class Compiled:
     def run(self):
         if self.done:
             return
-        with deferred():
+        with deferred(), torch.no_grad():
             p, g, state, half = self.row
             # The constants are tensors: of Python numbers, the compiler freezes some at their first value.
             numbers, options = (

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from d2l_adam import checkpoint, contract, fused, native, spec
-from d2l_adam.interrupt import finish
+from d2l_adam.interrupt import deferred, finish
 from d2l_adam.rule import Rule
 from d2l_adam.step import Step
 from d2l_adam.torch.framework import torch
@@ -163,7 +163,6 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         """The constants of the rule but the learning rate, of a group."""
         return {name: _number(group[name]) for name in self.rule.constants if name != "lr"}
 
-    @torch.no_grad()
     def step(self, closure=None):
         """Make one step. A parameter whose `grad` is None is left as it is, and so is its state.
 
@@ -406,11 +405,11 @@ def _row(p, state, names, name, i):
     grad = p.grad
     if type(p) in PLAIN and _TENSOR.issuperset(map(type, (grad, *state))) and not p.is_complex():  # the usual case
         return p, grad, tuple(state)
-    grad = dense(p, grad)
-    grad = grad.resolve_conj() if isinstance(grad, torch.Tensor) else grad
-    if isinstance(grad, torch.Tensor):  # another is refused as it is
-        grad = _beside(p, grad, state, names, name, i)
-    return _plain(p), _plain(grad), tuple(map(_plain, state))
+    with deferred(), torch.no_grad():
+        grad = dense(p, grad)
+        if isinstance(grad, torch.Tensor):  # another is refused as it is
+            grad = _beside(p, grad.resolve_conj(), state, names, name, i)
+        return _plain(p), _plain(grad), tuple(map(_plain, state))
 
 
 def _beside(p, grad, state, names, name, i):

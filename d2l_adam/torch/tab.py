@@ -61,9 +61,8 @@ class PyTorch(Tab):
         return [dense(p, g) for p, g in zip(params, grads, strict=False)]
 
     def zero(self, params):
-        with torch.inference_mode():
-            for p in params:
-                p.grad.zero_()
+        for p in params:
+            p.grad.zero_()
 
     def lend(self, params, grads, states):
         return memory.lend(params, grads, states)
