@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from d2l_adam.protocol import TOLERANCE
 
@@ -39,32 +40,27 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
 
 
 def draw_steps(cases: list[dict]) -> Figure:
-    """Draw what a step of one tensor costs for each parameter, against its size, as `d2l_adam.bench` measures it."""
+    """Draw what a step costs for each parameter, as `d2l_adam.bench` measures it: ours in colour, others' in grey."""
     tabs = list(dict.fromkeys(case["tab"] for case in cases))
-    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3, "font.size": 9}):
-        figure = Figure(figsize=(4.6 * len(tabs), 7), layout="constrained")
+    sizes = list(dict.fromkeys(case["size"] for case in cases))
+    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(3.4 * len(tabs) + 1, 4.2), layout="constrained")
         for axes, tab in zip(figure.subplots(1, len(tabs), sharey=True, squeeze=False)[0], tabs, strict=True):
-            _draw_tab(axes, [case for case in cases if case["tab"] == tab and case["tensors"] < 3])
-            axes.set_title(str(STYLE[tab]["label"]).partition(",")[0])
+            for case in (case for case in cases if case["tab"] == tab):
+                *ours, other = case["contestants"]
+                at, number = sizes.index(case["size"]), case["parameters"] / 1e9
+                axes.plot(at + 0.2, other["seconds"] / number, "D", color="0.55", markersize=6)
+                for i, x in enumerate(ours):
+                    marker = {"color": STYLE[tab]["color"], "marker": "os^v"[i % 4], "markersize": 9 - 2 * i}
+                    axes.plot(at - 0.2 + 0.15 * i, x["seconds"] / number, linestyle="", **marker)
+            axes.set(yscale="log", title=str(STYLE[tab]["label"]).partition(",")[0], xlim=(-0.6, len(sizes) - 0.4))
+            axes.set_xticks(range(len(sizes)), sizes, rotation=40, ha="right")
         figure.axes[0].set_ylabel("ns a parameter")
+        names = [x["name"] for x in cases[0]["contestants"][:-1]] if cases else []
+        keys = [Line2D([], [], color="0.1", marker="os^v"[i % 4], linestyle="", label=x) for i, x in enumerate(names)]
+        keys.append(Line2D([], [], color="0.55", marker="D", linestyle="", label="the framework's own Adam"))
+        figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     return figure
-
-
-def _draw_tab(axes, cases):
-    lines: dict[str, list[tuple[int, float]]] = {}
-    names = {x["name"] for case in cases for x in case["contestants"]}
-    for case in sorted(cases, key=lambda case: case["parameters"]):
-        for x in case["contestants"]:
-            if x["name"].replace("yogi", "adam") not in names - {x["name"]}:  # Yogi lies on Adam
-                lines.setdefault(x["name"], []).append((case["parameters"], x["seconds"] / case["parameters"] * 1e9))
-    for i, (name, points) in enumerate(lines.items()):
-        style = {"color": f"C{i}", "marker": "o", "markersize": 4}
-        if name == "memory":
-            style, name = {"color": "black", "linestyle": ":", "linewidth": 2}, "28 bytes at the memory's bandwidth"
-            points = [(x, y * 28 / 24) for x, y in points]
-        axes.plot(*zip(*points, strict=True), label=name, **style | ({"linewidth": 3} if name == "adam, fused" else {}))
-    axes.set(xscale="log", yscale="log", xlabel="parameters")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
