@@ -236,7 +236,7 @@ def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
             result["epochs"][tab] = benching.epochs(tab)
     result["ratios"] = benching.ratios(result)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [*plot.save(plot.draw_steps(result["cases"]), folder / "bench"), folder / "bench.json"]
+    files = [*plot.save(plot.draw_steps(result["ratios"]), folder / "bench"), folder / "bench.json"]
     files[-1].write_text(json.dumps(result))
     if as_json:
         _print_json(result)

@@ -39,26 +39,32 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
     return figure
 
 
-def draw_steps(cases: list[dict]) -> Figure:
-    """Draw what a step costs for each parameter, as `d2l_adam.bench` measures it: ours in colour, others' in grey."""
-    tabs = list(dict.fromkeys(case["tab"] for case in cases))
-    sizes = list(dict.fromkeys(case["size"] for case in cases))
+def draw_steps(ratios: list[dict]) -> Figure:
+    """Draw how often our steps fit into the others', as `d2l_adam.bench.ratios` has it, with quartiles and goals."""
+    names = [*dict.fromkeys(x["ours"] for x in ratios)]
+    panels: dict[str, dict[str, list[dict]]] = {}
+    for x in ratios:
+        tab, _, size = x["at"].partition(", ")
+        panels.setdefault(tab, {}).setdefault(size, []).append(x)
     with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(3.4 * len(tabs) + 1, 4.2), layout="constrained")
-        for axes, tab in zip(figure.subplots(1, len(tabs), sharey=True, squeeze=False)[0], tabs, strict=True):
-            for case in (case for case in cases if case["tab"] == tab):
-                *ours, other = case["contestants"]
-                at, number = sizes.index(case["size"]), case["parameters"] / 1e9
-                axes.plot(at + 0.2, other["seconds"] / number, "D", color="0.55", markersize=6)
-                for i, x in enumerate(ours):
-                    marker = {"color": STYLE[tab]["color"], "marker": "os^v"[i % 4], "markersize": 9 - 2 * i}
-                    axes.plot(at - 0.2 + 0.15 * i, x["seconds"] / number, linestyle="", **marker)
+        figure = Figure(figsize=(3.2 * len(panels) + 1, 4.2), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (tab, sizes) in zip(row, panels.items(), strict=True):
+            for at, rows in enumerate(sizes.values()):
+                for x in rows:
+                    i = names.index(x["ours"])
+                    low, high = x["ratio"] - x["low"], x["high"] - x["ratio"]
+                    place = at + 0.2 * (i % 2) - 0.1
+                    axes.errorbar(place, x["ratio"], [[low], [high]], marker="os^v"[i % 4], color=STYLE[tab]["color"])
+                    if x["goal"]:
+                        axes.plot(place, x["goal"], "_", color="0.4", markersize=12)
+            axes.axhline(1, color="black", linewidth=1)
             axes.set(yscale="log", title=str(STYLE[tab]["label"]).partition(",")[0], xlim=(-0.6, len(sizes) - 0.4))
-            axes.set_xticks(range(len(sizes)), sizes, rotation=40, ha="right")
-        figure.axes[0].set_ylabel("ns a parameter")
-        names = [x["name"] for x in cases[0]["contestants"][:-1]] if cases else []
+            axes.set_xticks(range(len(sizes)), [*sizes], rotation=40, ha="right")
+            axes.yaxis.set_major_formatter("{x:g}")
+        figure.axes[0].set_ylabel("the other's time / ours")
         keys = [Line2D([], [], color="0.1", marker="os^v"[i % 4], linestyle="", label=x) for i, x in enumerate(names)]
-        keys.append(Line2D([], [], color="0.55", marker="D", linestyle="", label="the framework's own Adam"))
+        keys.append(Line2D([], [], color="0.4", marker="_", markersize=12, linestyle="", label="goal"))
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     return figure
 
