@@ -154,7 +154,8 @@ class RuleOptimizer(native.OfRule, mxnet.optimizer.Optimizer):
 _ADAM = """
     lazy_update (bool): only False: with True, which is MXNet's own default, the rows without a gradient would be left
         as they are (default: False)
-
+"""
+_EPSILON = """
 MXNet's own Adam adds its `epsilon` (1e-8) before the bias is corrected: that is the "epsilon hat" of Kingma and Ba, and
 stands for `epsilon * sqrt(1 - beta2**t)` at step t. Here it is added after that, as in the papers; the default is the
 chapter's.
@@ -218,7 +219,7 @@ def _register(cls, name):
 
 
 for _class in (Adam, Yogi):
-    native.describe(_class, "learning_rate", _ADAM + _TEXT)
+    native.describe(_class, "learning_rate", _ADAM.rstrip() + _TEXT + _EPSILON)
     _register(_class, _class.rule.name)
 
 
