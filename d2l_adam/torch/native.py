@@ -220,11 +220,10 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
             new = [i for i, state in enumerate(states) if not state]
             for i, clock in zip(new, self._shared_clocks([0.0] * len(new)), strict=True):
                 states[i] = self._zero_state(given[i][0], clock)
+        for state in states:
+            if not isinstance(state["step"], torch.Tensor):
+                state["step"] = _clock(state["step"])
         clocks = [state["step"] for state in states]
-        if not {torch.Tensor}.issuperset(map(type, clocks)):
-            clocks = [_clock(x) for x in clocks]
-            for state, clock in zip(states, clocks, strict=True):
-                state["step"] = clock
         together = self._together(clocks)
         ages = [int(x) for x in (clocks if together is None else together.tolist())]
         for age in dict.fromkeys(ages):  # one, if no parameter was ever left out
