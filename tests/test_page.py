@@ -48,7 +48,7 @@ def site(notebooks, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(site):
+def browser():
     names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
     chromium = next(filter(None, map(shutil.which, filter(None, names))), None)
     if not chromium:
