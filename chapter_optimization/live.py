@@ -29,6 +29,8 @@ SETTINGS: dict[str, dict[str, float]] = {
     "rmsprop": {"lr": 0.01, "gamma": 0.9},
     "adadelta": {"rho": 0.9},
 }
+#: The learning rates that suit the elongated bowl of the race.
+RATES = {"sgd": 0.2, "sgd_momentum": 0.15, "adagrad": 1.0, "rmsprop": 0.1, "adam": 0.3, "yogi": 0.3}
 #: Okabe and Ito's colours.
 COLORS = {
     "sky": "#56B4E9",
@@ -100,6 +102,7 @@ def script(curves, language):
         "words": WORDS[language],
         "names": NAMES,
         "settings": SETTINGS,
+        "rates": RATES,
         "colors": OF_RULES | OF_TABS,
         "curves": curves,
         "states": {name: rule.state for name, rule in known.items()},
@@ -199,7 +202,7 @@ WORDS = {
         "noisy": "ノイズのある細長い谷",
         "noise": "勾配のノイズ",
         "correction": "バイアス補正（Adam、Yogi）",
-        "step": "1 ステップ進める",
+        "step": "1 ステップ",
         "play": "再生",
         "pause": "一時停止",
         "time": "ステップ t",
@@ -279,16 +282,16 @@ FIGURES = {
     },
     "slips": {
         "en": (
-            "The four slips of the earlier TensorFlow code as switches. The upper curves look right; the lower ones "
-            "tell how far off they are.",
-            "Loss curves of Adam and Yogi, right and with both of their slips, hardly differ; the distances below are "
-            "far above one millionth.",
+            "The four slips of the earlier TensorFlow code as switches. Most of the upper curves look right; the "
+            "lower ones tell how far off they are.",
+            "Loss curves of Adam and Yogi, right and with both of their slips, end together. Below, their distances start "
+            "far above the millionth that is allowed for rounding.",
         ),
         "ja": (
-            "以前の TensorFlow 版にあった四つの誤りをスイッチにしたもの。上の損失曲線は正しく見えますが、"
-            "下の差を見るとずれが分かります。",
-            "Adam と Yogi の、正しい損失曲線と、二つずつの誤りを入れた損失曲線。見た目はほとんど変わらないが、下に示した差は"
-            "100 万分の 1 をはるかに超える。",
+            "以前の TensorFlow 版にあった四つの誤りをスイッチにしたもの。上の損失曲線はたいてい正しく見えますが、"
+            "下の図を見るとずれの大きさが分かります。",
+            "Adam と Yogi の、正しい損失曲線と、二つずつの誤りを入れた損失曲線。最後には重なる。もう一つの図に示した差は、"
+            "初めは丸め誤差の許容範囲である 100 万分の 1 をはるかに超えている。",
         ),
     },
     "leaves": {
@@ -343,7 +346,7 @@ def _draw_race(axes, words, curves):
     settings = {"sgd": {}, "sgd_momentum": {"momentum": 0.5}, "rmsprop": {"gamma": 0.9}, "adam": {}, "yogi": {}}
     for name, constants in settings.items():
         ways = (
-            _descend(spec.RULES[name], lambda p, t, k=k: k * p, start, 60, 0.4 if "sgd" not in name else 0.2, **constants)
+            _descend(spec.RULES[name], lambda p, t, k=k: k * p, start, 60, RATES[name], **constants)
             for k, start in ((0.2, -5.0), (4.0, -2.0))
         )
         points = [[row[0] for row in way] for way in ways]

@@ -20,8 +20,8 @@
   /* A number for readers: 0.2437, 1.1 × 10⁻¹⁶. */
   function show(x, digits = 4) {
     if (!Number.isFinite(x)) return Number.isNaN(x) ? "NaN" : x > 0 ? "∞" : "−∞";
-    if (x === 0 || (Math.abs(x) >= 1e-3 && Math.abs(x) < 1e5)) {
-      return String(Number(x.toPrecision(digits))).replace("-", "−");
+    if (x === 0 || (Math.abs(x) >= 1e-4 && Math.abs(x) < 1e6)) {
+      return Number(x.toPrecision(Math.abs(x) < 1e4 ? digits : 6)).toLocaleString("en", { maximumFractionDigits: 8 }).replace("-", "−");
     }
     const [mantissa, power] = x.toExponential(1).split("e");
     const factor = Number(mantissa) === 1 ? "" : `${Number(mantissa)} × `.replace("-", "−");
@@ -49,6 +49,8 @@
     }
     return made;
   }
+
+  const named = (at, log) => (log && at !== 1 ? `10${raised(Math.round(Math.log10(at)))}` : show(at));
 
   /* The least and the largest finite number, with some room. */
   function around(values, room = 0.05) {
@@ -95,17 +97,17 @@
     const key = el("div", { class: "live-legend" });
     parent.append(el("div", {}, el("div", { class: "live-title" }, title), svg, key));
     return (xs, ys, lines) => {
-      const width = svg.parentNode.clientWidth;
-      const [left, right, top, bottom] = [44, width - 10, 8, 196];
+      const width = Math.max(svg.clientWidth, 200);
+      const [left, right, top, bottom] = [44, width - 22, 8, 196];
       const [x, y] = [scale(xs, xlog, left, right), scale(ys, ylog, bottom, top)];
       const axes = el("g", { class: "live-axes" });
       for (const at of ticks(ys, ylog, 5)) {
         axes.append(el("line", { x1: left, x2: right, y1: y(at), y2: y(at) }));
-        axes.append(el("text", { x: left - 6, y: y(at) + 4, "text-anchor": "end" }, show(at)));
+        axes.append(el("text", { x: left - 6, y: y(at) + 4, "text-anchor": "end" }, named(at, ylog)));
       }
       for (const at of ticks(xs, xlog, width / 90)) {
         axes.append(el("line", { x1: x(at), x2: x(at), y1: bottom, y2: bottom + 4 }));
-        axes.append(el("text", { x: x(at), y: bottom + 18, "text-anchor": "middle" }, show(at)));
+        axes.append(el("text", { x: x(at), y: bottom + 18, "text-anchor": "middle" }, named(at, xlog)));
       }
       axes.append(el("text", { x: right, y: bottom + 34, "text-anchor": "end" }, xlabel));
       const area = el("svg", { x: left, y: top, width: right - left, height: bottom - top, viewBox: `${left} ${top} ${right - left} ${bottom - top}` });
@@ -113,8 +115,6 @@
         const style = `stroke:${stroke(color)}`;
         area.append(el("path", { d: trace(points, x, y), style, "stroke-width": thick, "stroke-dasharray": dash }));
       }
-      svg.setAttribute("width", width);
-      svg.setAttribute("height", bottom + 40);
       svg.setAttribute("aria-label", `${title}: ${lines.map(({ label }) => label).join(", ")}`);
       svg.replaceChildren(axes, area);
       key.replaceChildren(...legend(lines.filter(({ label }) => label)));
@@ -128,8 +128,11 @@
   const SMALL = [-10, -9, -8, -7, -6, -5, -4, -3, -2, -1, 0].map((k) => Number(`1e${k}`));
   const range = (name) => ({ lr: RATES, eps: SMALL })[name] ?? DECAYS;
 
+  let made = 0;
   function control(label, input, ...more) {
-    return el("label", { class: "live-control" }, el("span", {}, label, ...more), input);
+    made += 1;
+    input.id = `live-${made}`;
+    return el("div", { class: "live-control" }, el("span", {}, el("label", { for: input.id }, label), ...more), input);
   }
 
   function slider(parent, label, values, start) {
@@ -146,7 +149,7 @@
       input.show();
     };
     input.show();
-    parent.append(control(`${label} `, input, output));
+    parent.append(control(label, input, output));
     return input;
   }
 
@@ -191,7 +194,8 @@
     const box = el("div", { class: "live-box" });
     place.insertBefore(box, place.querySelector("figcaption"));
     place.classList.add("live-on");
-    const draw = build(box, (class_) => box.appendChild(el("div", { class: class_ })));
+    const drawn = build(box, (class_) => box.appendChild(el("div", { class: class_ })));
+    const draw = () => box.clientWidth && drawn();
     box.addEventListener("input", draw);
     new ResizeObserver(draw).observe(box);
   }
@@ -295,7 +299,7 @@
         { points: overEpochs(of(losses)), color: "text", dash: "2 4", width: 3, label: words.here },
       ];
       const near = lines((x) => x);
-      near.splice(-1, 0, { points: overEpochs(reference), color: "yellow", width: 1, label: words.reference });
+      near.unshift({ points: overEpochs(reference), color: "muted", width: 10, label: words.reference });
       upper([0, 2], around([...reference, ...losses.filter((x) => x < 0.7)]), near);
       lower([0, 2], [1e-17, 10], lines((x) => apart(x, reference)).map((line) => ({ ...line, width: 2, dash: "" })));
       text.textContent = fill(words["run-note"], show(losses.at(-1)), show(most(distances), 2));
@@ -305,6 +309,7 @@
   });
 
   figure("slips", (box, part) => {
+    const zero = toggle(box, words.zero);
     const plots = part("live-plots");
     const labels = { bracket: words.bracket, time: words.advanced, eps: words.other_eps };
     const columns = Object.entries({ adam: ["bracket", "time"], yogi: ["bracket", "eps"] }).map(([name, slips]) => {
@@ -312,7 +317,6 @@
       const inputs = slips.map((slip) => [slip, toggle(column, labels[slip], slip !== "bracket")]);
       return { name, inputs, upper: plot(column, words.loss, words.epoch), lower: plot(column, words.apart, words.epoch, { ylog: true }) };
     });
-    const zero = toggle(part("live-controls"), words.zero);
     const text = note(box);
     return () => {
       text.textContent = "";
@@ -320,7 +324,7 @@
         const slips = inputs.filter(([, input]) => input.checked).map(([slip]) => slip);
         const [right, wrong] = [name, [name, ...slips].join("_")].map((rule) => train(rule, settings[name], zero.checked));
         const distances = apart(right, wrong);
-        upper([0, 2], [0.2, 0.6], [
+        upper([0, 2], [0.22, 0.4], [
           { points: overEpochs(right), color: "sky", width: 6, label: words.right },
           { points: overEpochs(wrong), color: "vermillion", dash: "5 3", label: words.wrong },
         ]);
@@ -329,7 +333,7 @@
           { points: [[0, 1e-6], [2, 1e-6]], color: "text", dash: "2 3", width: 1, label: words.allowed },
         ]);
         const last = [wrong, right].map((losses) => show(losses.at(-1)));
-        text.textContent += fill(words["slips-note"], names[name], ...last, show(most(distances), 2));
+        text.textContent += `${fill(words["slips-note"], names[name], ...last, show(most(distances), 2))}\n`;
       }
     };
   });
@@ -389,16 +393,15 @@
       const all = ways.flatMap((way) => way.rates.map(([, y]) => y));
       rates([STEPS - shown, STEPS], [Math.min(...all) / 1.5, Math.max(...all) * 1.5], lines("rates"));
       const there = Number.isNaN(best) ? words["no-best"] : show(best);
-      text.textContent = fill(words["leaves-note"], there, STEPS, ...ways.map(({ last }) => show(last)));
+      text.textContent = fill(words["leaves-note"], there, show(STEPS), ...ways.map(({ last }) => show(last)));
     };
   });
 
   figure("race", (box, part) => {
     const STEPS = 200;
     const elongated = { f: (x, y) => 0.1 * x * x + 2 * y * y, slope: (x, y) => [0.2 * x, 4 * y], x: [-6, 3], y: [-3, 3], start: [-5, -2], floor: 0 };
-    const rough = { sgd: 0.2, sgd_momentum: 0.15, adagrad: 1, rmsprop: 0.1, adam: 0.3, yogi: 0.3 };
     const SURFACES = {
-      bowl: { ...elongated, lr: rough },
+      bowl: { ...elongated, lr: LIVE.rates },
       valley: {
         f: (x, y) => (1 - x) ** 2 / 2 + 5 * (y - x * x) ** 2, floor: 0,
         slope: (x, y) => [x - 1 - 20 * x * (y - x * x), 10 * (y - x * x)],
@@ -408,15 +411,13 @@
         f: (x, y) => x * x / 2 - y * y / 2 + y ** 4 / 8, floor: -0.5, slope: (x, y) => [x, y ** 3 / 2 - y],
         x: [-4, 2], y: [-2, 2], start: [-3.5, 0.01], lr: { sgd: 0.1, sgd_momentum: 0.1, adagrad: 0.3, rmsprop: 0.05, adam: 0.1, yogi: 0.1 },
       },
-      noisy: { ...elongated, lr: { ...rough, adam: 0.1, yogi: 0.1 }, noise: 2 },
+      noisy: { ...elongated, lr: { ...LIVE.rates, adam: 0.1, yogi: 0.1 }, noise: 2 },
     };
     const shown = ["sgd", "sgd_momentum", "rmsprop", "adam", "yogi"];
     const controls = part("live-controls");
     const surface = choice(controls, words.surface, Object.fromEntries(Object.keys(SURFACES).map((name) => [name, words[name]])));
     const noise = slider(controls, words.noise, [0, 0.5, 1, 2, 3, 5, 10], 0);
     const shared = { beta1: 0.9, beta2: 0.999, momentum: 0.5, gamma: 0.9, rho: 0.9 };
-    const inputs = Object.fromEntries(Object.entries(shared).map(([key, x]) => [key, slider(controls, words[key], DECAYS, x)]));
-    const correction = toggle(controls, words.correction, true);
 
     /* The surface in two layers: its contours, drawn once, and the paths over them. */
     const stage = part("live-stage");
@@ -451,15 +452,19 @@
     });
     const text = part("live-note");
 
-    const head = el("tr", {}, ...["optimizer", "lr", "height", "position", "moved", "states"].map((key) => el("th", { scope: "col" }, words[key])));
+    const head = el("tr", {}, ...["optimizer", "lr", "height", "moved", "states"].map((key) => el("th", { scope: "col" }, words[key])));
     const body = el("tbody");
     part("live-table").append(el("table", {}, el("thead", {}, head), body));
+    const below = part("live-controls");
+    const inputs = Object.fromEntries(Object.entries(shared).map(([key, x]) => [key, slider(below, words[key], DECAYS, x)]));
+    const correction = toggle(below, words.correction, true);
     const runners = Object.keys(settings).map((name) => {
-      const cells = Object.fromEntries(["name", "lr", "height", "position", "moved", "states"].map((key) => [key, el("td", { class: `live-${key}` })]));
+      const cells = Object.fromEntries(["name", "lr", "height", "moved", "states"].map((key) => [key, el("td", { class: `live-${key}`, "data-label": words[key] ?? "" })]));
       body.append(el("tr", {}, ...Object.values(cells)));
       const on = toggle(cells.name, names[name], shown.includes(name));
-      on.after(el("span", { class: "live-dot", style: `background:${stroke(colors[name])}` }));
-      const lr = "lr" in constants[name] && slider(cells.lr, words.lr, RATES, 0.1);
+      on.after(el("span", { class: "live-swatch", style: `background:${stroke(colors[name])}` }));
+      const lr = "lr" in constants[name] && slider(cells.lr, "η", RATES, 0.1);
+      lr?.setAttribute?.("aria-label", `${names[name]}: ${words.lr}`);
       return { name, on, lr, cells };
     });
 
@@ -535,17 +540,17 @@
         const [now, before] = [at.at(-1), at.at(-2) ?? at.at(-1)];
         const line = trace(at, x, y);
         const style = `stroke:${stroke(colors[name])}`;
-        paths.append(el("path", { d: line, class: "live-halo" }), el("path", { d: line, style }));
         const dots = at.filter((p) => p.every(Number.isFinite)).map((p) => `${trace([p], x, y)}h0`).join("");
-        paths.append(el("path", { d: dots, style, class: "live-dots" }));
-        paths.append(el("path", { d: `${trace([now], x, y)}h0`, style, class: "live-head" }));
+        const thick = [6, 2.5][paths.childElementCount] ?? 1.75; // where two paths are equal, both are seen
+        const way_ = el("g", { style, "stroke-width": thick }, el("path", { d: line }));
+        way_.append(el("path", { d: dots, "stroke-width": thick + 2 }), el("path", { d: `${trace([now], x, y)}h0`, "stroke-width": thick + 8 }));
+        paths.append(way_);
         const f = chosen.f(...now);
         if (!best || f < best.f) best = { name, f };
-        const pair = (values) => values.map((v) => show(v, 3)).join(", ");
-        cells.height.textContent = show(f, 3);
-        cells.position.textContent = pair(now);
+        const pair = (values) => `(${values.map((v) => show(Number(v.toFixed(4)), 2)).join(", ")})`;
+        cells.height.textContent = show(f, 2);
         cells.moved.textContent = pair(now.map((p, i) => p - before[i]));
-        cells.states.textContent = states[name].map((key, k) => `${key} = ${pair(way.at(-1).map((row) => row[k + 1]))}`).join("; ");
+        cells.states.replaceChildren(...states[name].map((key, k) => el("div", {}, el("i", {}, key), ` ${pair(way.at(-1).map((row) => row[k + 1]))}`)));
       }
       handle.setAttribute("cx", x(start[0]));
       handle.setAttribute("cy", y(start[1]));
@@ -555,7 +560,6 @@
     }
 
     function begin(p) {
-      start = [view.x, view.y].map((_, i) => Math.max([view.x, view.y][i].low ?? -Infinity, p[i]));
       start = [SURFACES[surface.value].x, SURFACES[surface.value].y].map(([a, b], i) => Math.min(b, Math.max(a, p[i])));
       draw();
     }
