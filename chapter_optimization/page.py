@@ -105,8 +105,9 @@ def live_figure(name, language):
         raise click.ClickException(
             f"{FILES[language]}.md: there is no live figure {name!r}; known: {', '.join(live.FIGURES)}"
         )
-    caption, alt = live.FIGURES[name][language]
-    return block(f"{{figure}} live-{name}.svg", f":alt: {alt}\n:figclass: live live-{name}\n\n{caption}")
+    texts = live.TEXTS[language]["figures"][name]
+    options = f":alt: {texts['picture']}\n:figclass: live live-{name}"
+    return block(f"{{figure}} live-{name}.svg", f"{options}\n\n{texts['caption']}")
 
 
 def figure(svg):

@@ -314,7 +314,7 @@
     const labels = { bracket: words.bracket, time: words.advanced, eps: words.other_eps };
     const columns = Object.entries({ adam: ["bracket", "time"], yogi: ["bracket", "eps"] }).map(([name, slips]) => {
       const column = plots.appendChild(el("fieldset", {}, el("legend", {}, names[name])));
-      const inputs = slips.map((slip) => [slip, toggle(column, labels[slip], slip !== "bracket")]);
+      const inputs = slips.map((slip) => [slip, toggle(column, labels[slip], slip === "bracket")]);
       return { name, inputs, upper: plot(column, words.loss, words.epoch), lower: plot(column, words.apart, words.epoch, { ylog: true }) };
     });
     const text = note(box);
@@ -486,13 +486,13 @@
 
     /* Contours at equal steps of log(1 + height), each pixel shaded by how near it is to one. */
     let painted = "";
-    function paint({ f, floor }, x, y, width, height) {
+    function paint({ f, floor }, width, height) {
       const dots = Math.min(devicePixelRatio || 1, 2);
       const wanted = [surface.value, width, dots].join();
       if (wanted === painted) return;
       painted = wanted;
       [canvas.width, canvas.height] = [width * dots, height * dots].map(Math.round);
-      const level = (i, j) => 2.5 * Math.log2(1 + 4 * (f(x.back(i / dots), y.back(j / dots)) - floor));
+      const level = (i, j) => 2.5 * Math.log2(1 + 4 * (f(toNumbers[0](i / dots), toNumbers[1](j / dots)) - floor));
       const context = canvas.getContext("2d");
       const image = context.createImageData(canvas.width, canvas.height);
       for (let j = 0, k = 3; j < canvas.height; j += 1) {
@@ -518,16 +518,14 @@
       return way;
     }
 
-    let view = {};
+    let toNumbers = []; // of places on the stage
     function draw() {
       const chosen = SURFACES[surface.value];
       const width = stage.clientWidth;
       const height = Math.round((width * (chosen.y[1] - chosen.y[0])) / (chosen.x[1] - chosen.x[0]));
       const [x, y] = [scale(chosen.x, false, 0, width), scale(chosen.y, false, height, 0)];
-      x.back = scale([0, width], false, ...chosen.x);
-      y.back = scale([height, 0], false, ...chosen.y);
-      view = { x, y, ...chosen };
-      paint(chosen, x, y, width, height);
+      toNumbers = [scale([0, width], false, ...chosen.x), scale([height, 0], false, ...chosen.y)];
+      paint(chosen, width, height);
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       paths.replaceChildren();
       let best = null;
@@ -565,7 +563,7 @@
     }
     const pointed = ({ clientX, clientY }) => {
       const { left, top } = svg.getBoundingClientRect();
-      begin([view.x.back(clientX - left), view.y.back(clientY - top)]);
+      begin([clientX - left, clientY - top].map((at, i) => toNumbers[i](at)));
     };
     svg.addEventListener("click", pointed);
     handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
