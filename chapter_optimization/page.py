@@ -19,7 +19,6 @@ from sphinx.cmd.build import build_main
 
 import live
 import references
-from d2l_adam import protocol
 from d2l_adam.check import markdown
 
 HERE = Path(__file__).resolve().parent
@@ -106,7 +105,7 @@ def live_figure(name, language):
             f"{FILES[language]}.md: there is no live figure {name!r}; known: {', '.join(live.FIGURES)}"
         )
     texts = live.TEXTS[language]["figures"][name]
-    options = f":alt: {texts['picture']}\n:figclass: live live-{name}"
+    options = f":alt: {texts['picture']}\n:figclass: live live-{name}\n:name: live-{name}"
     return block(f"{{figure}} live-{name}.svg", f"{options}\n\n{texts['caption']}")
 
 
@@ -221,13 +220,10 @@ def main(notebooks, out, sources, scratch):
         folder = scratch / language
         folder.mkdir(parents=True)
         text = (sources / f"{source}.md").read_text(encoding="utf-8")
-        names = LIVE.findall(text)
-        if names and not curves:
-            click.echo("computing the curves of the live figures")
-            curves = live.measured([tab for tab in TABS if (notebooks / tab).is_dir() and tab in protocol.installed()])
-        for name in names:
-            live.picture(name, language, curves, folder / f"live-{name}.svg")
         (folder / "adam.md").write_text(page(text, language, notebooks, folder), encoding="utf-8")
+        for name in LIVE.findall(text):
+            curves = curves or live.measured(tab for tab in TABS if (notebooks / tab).is_dir())
+            live.picture(name, language, curves, folder / f"live-{name}.svg")
         (folder / "index.md").write_text("# Dive into Deep Learning\n\n```{toctree}\n:numbered:\nadam\n```\n")
         shutil.copy(HERE / "references.bib", folder)
     for language, words in references.WORDS.items():

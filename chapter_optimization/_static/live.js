@@ -552,7 +552,8 @@
       }
       handle.setAttribute("cx", x(start[0]));
       handle.setAttribute("cy", y(start[1]));
-      handle.setAttribute("aria-valuenow", show(chosen.f(...start)));
+      ["min", "max"].forEach((end, i) => handle.setAttribute(`aria-value${end}`, chosen.x[i]));
+      handle.setAttribute("aria-valuenow", start[0]);
       handle.setAttribute("aria-valuetext", start.map((p) => show(p, 3)).join(", "));
       text.textContent = best ? fill(words["race-note"], time.live(), names[best.name], show(best.f, 3)) : "";
     }
