@@ -31,8 +31,14 @@ SETTINGS: dict[str, dict[str, float]] = {
     "rmsprop": {"lr": 0.01, "gamma": 0.9},
     "adadelta": {"rho": 0.9},
 }
-#: The learning rates that suit the elongated bowl of the race.
-RATES = {"sgd": 0.2, "sgd_momentum": 0.15, "adagrad": 1.0, "rmsprop": 0.1, "adam": 0.3, "yogi": 0.3}
+#: The learning rates that suit the surfaces of the race.
+_OF_RATES = ("sgd", "sgd_momentum", "adagrad", "rmsprop", "adam", "yogi")
+RATES = {
+    "bowl": dict(zip(_OF_RATES, (0.2, 0.15, 1.0, 0.1, 0.3, 0.3), strict=True)),
+    "valley": dict(zip(_OF_RATES, (0.02, 0.015, 0.4, 0.05, 0.1, 0.1), strict=True)),
+    "saddle": dict(zip(_OF_RATES, (0.1, 0.1, 0.3, 0.05, 0.1, 0.1), strict=True)),
+    "noisy": dict(zip(_OF_RATES, (0.2, 0.15, 1.0, 0.1, 0.1, 0.1), strict=True)),
+}
 #: Okabe and Ito's colours.
 COLORS = {
     "sky": "#56B4E9",
@@ -168,7 +174,7 @@ def _draw_race(axes, words, curves):
     settings = {"sgd": {}, "sgd_momentum": {"momentum": 0.5}, "rmsprop": {"gamma": 0.9}, "adam": {}, "yogi": {}}
     for name, constants in settings.items():
         ways = (
-            _descend(spec.RULES[name], lambda p, t, k=k: k * p, start, 60, RATES[name], **constants)
+            _descend(spec.RULES[name], lambda p, t, k=k: k * p, start, 60, RATES["bowl"][name], **constants)
             for k, start in ((0.2, -5.0), (4.0, -2.0))
         )
         points = [[row[0] for row in way] for way in ways]

@@ -28,12 +28,14 @@ WORDS = {
     "ja": {
         "alt": "上のコードが描いた図",
         "widget": "スライダーはノートブックの中で動きます。",
+        "live": "このページでは、{numref}`live-run` のスライダーを動かしてみてください。",
         "nothing": "このフレームワークでは何もありません。",
         "figure": "図 %s",
     },
     "en": {
         "alt": "Figure drawn by the code above",
         "widget": "The slider is in the notebook.",
+        "live": "On this page, move the sliders of {numref}`live-run`.",
         "nothing": "Nothing here for this framework.",
         "figure": "Figure %s",
     },
@@ -170,6 +172,8 @@ def executed(cells, tab, file):
 def page(text, language, notebooks, folder):
     """The section as one page of MyST: what differs between the tabs becomes a group of panels."""
     words = WORDS[language]
+    if "run" in LIVE.findall(text):
+        words = words | {"widget": words["live"]}
     cells = markdown.read(myst(text, language))
     shown: dict[tuple[int, str], str] = {}
     tabs = [tab for tab in TABS if (notebooks / tab).is_dir()] or list(TABS)  # what was not made at all is left out

@@ -14,6 +14,8 @@
     return node;
   }
 
+  /* An object of the same keys. */
+  const pick = (object, value) => Object.fromEntries(Object.keys(object).map((key) => [key, value(key)]));
   const fill = (text, ...values) => text.replace(/\{(\d)\}/g, (_, i) => values[i]);
   const raised = (k) => String(k).replace(/./g, (c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? "⁻");
 
@@ -21,7 +23,8 @@
   function show(x, digits = 4) {
     if (!Number.isFinite(x)) return Number.isNaN(x) ? "NaN" : x > 0 ? "∞" : "−∞";
     if (x === 0 || (Math.abs(x) >= 1e-4 && Math.abs(x) < 1e6)) {
-      return Number(x.toPrecision(Math.abs(x) < 1e4 ? digits : 6)).toLocaleString("en", { maximumFractionDigits: 8 }).replace("-", "−");
+      const rounded = Number(x.toPrecision(Math.abs(x) < 1e4 ? digits : 6));
+      return rounded.toLocaleString("en", { maximumFractionDigits: 8 }).replace("-", "−");
     }
     const [mantissa, power] = x.toExponential(1).split("e");
     const factor = Number(mantissa) === 1 ? "" : `${Number(mantissa)} × `.replace("-", "−");
@@ -63,32 +66,27 @@
 
   /* The path of some points; it is broken where one is no number. */
   function trace(points, x, y) {
-    let pen = "M";
+    const near = (at) => Math.max(-1e4, Math.min(1e4, at)).toFixed(1);
+    let command = "M";
     return points
       .map(([a, b]) => {
-        const before = pen;
-        pen = Number.isFinite(a) && Number.isFinite(b) ? "L" : "M";
-        const far = Math.max(-1e4, Math.min(1e4, y(b)));
-        return pen === "L" ? `${before}${x(a).toFixed(1)} ${far.toFixed(1)}` : "";
+        const finite = Number.isFinite(a) && Number.isFinite(b);
+        const made = finite ? `${command}${near(x(a))} ${near(y(b))}` : "";
+        command = finite ? "L" : "M";
+        return made;
       })
       .join("");
   }
 
   const stroke = (color) => `var(--live-${color})`;
 
-  function legend(lines) {
-    return lines.map(({ label, color, width = 2, dash = "" }) =>
-      el(
-        "span",
-        {},
-        el(
-          "svg",
-          { width: 24, height: 8, "aria-hidden": true },
-          el("line", { x1: 0, x2: 24, y1: 4, y2: 4, style: `stroke:${stroke(color)}`, "stroke-width": width, "stroke-dasharray": dash }),
-        ),
-        label,
-      ),
-    );
+  const pen = ({ color, width = 2, dash = "" }) => ({
+    style: `stroke:${stroke(color)}`, "stroke-width": width, "stroke-dasharray": dash,
+  });
+
+  function legend(line) {
+    const sample = el("line", { x1: 0, x2: 24, y1: 4, y2: 4, ...pen(line) });
+    return el("span", {}, el("svg", { width: 24, height: 8, "aria-hidden": true }, sample), line.label);
   }
 
   /* A place for curves over axes; it returns what draws them. */
@@ -110,20 +108,18 @@
         axes.append(el("text", { x: x(at), y: bottom + 18, "text-anchor": "middle" }, named(at, xlog)));
       }
       axes.append(el("text", { x: right, y: bottom + 34, "text-anchor": "end" }, xlabel));
-      const area = el("svg", { x: left, y: top, width: right - left, height: bottom - top, viewBox: `${left} ${top} ${right - left} ${bottom - top}` });
-      for (const { points, color, width: thick = 2, dash = "" } of lines) {
-        const style = `stroke:${stroke(color)}`;
-        area.append(el("path", { d: trace(points, x, y), style, "stroke-width": thick, "stroke-dasharray": dash }));
-      }
+      const [w, h] = [right - left, bottom - top];
+      const area = el("svg", { x: left, y: top, width: w, height: h, viewBox: `${left} ${top} ${w} ${h}` });
+      area.append(...lines.map((line) => el("path", { d: trace(line.points, x, y), ...pen(line) })));
       svg.setAttribute("aria-label", `${title}: ${lines.map(({ label }) => label).join(", ")}`);
       svg.replaceChildren(axes, area);
-      key.replaceChildren(...legend(lines.filter(({ label }) => label)));
+      key.replaceChildren(...lines.map(legend));
     };
   }
 
   /* Controls: each returns its input; what it stands for is `value(input)`. */
 
-  const RATES = [-4, -3, -2, -1].flatMap((k) => [1, 1.5, 2, 3, 4, 5, 7].map((m) => Number(`${m}e${k}`))).concat(1, 1.5, 2);
+  const RATES = [-4, -3, -2, -1, 0].flatMap((k) => [1, 1.5, 2, 3, 4, 5, 7].map((m) => Number(`${m}e${k}`)));
   const DECAYS = [0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999];
   const SMALL = [-10, -9, -8, -7, -6, -5, -4, -3, -2, -1, 0].map((k) => Number(`1e${k}`));
   const range = (name) => ({ lr: RATES, eps: SMALL })[name] ?? DECAYS;
@@ -181,9 +177,9 @@
       put(name) {
         box.replaceChildren();
         const all = { ...constants[name], ...given[name] };
-        inputs = Object.fromEntries(Object.keys(all).map((key) => [key, slider(box, words[key], range(key), all[key])]));
+        inputs = pick(all, (key) => slider(box, words[key], range(key), all[key]));
       },
-      give: () => Object.fromEntries(Object.entries(inputs).map(([key, input]) => [key, input.live()])),
+      give: () => pick(inputs, (key) => inputs[key].live()),
     };
   }
 
@@ -275,7 +271,7 @@
 
   figure("run", (box, part) => {
     const controls = part("live-controls");
-    const rule = choice(controls, words.optimizer, Object.fromEntries(Object.keys(settings).map((name) => [name, names[name]])));
+    const rule = choice(controls, words.optimizer, pick(settings, (name) => names[name]));
     const given = constantsOf(box, settings);
     const reset = () => given.put(rule.value);
     button(controls, words.reset, () => {
@@ -295,7 +291,9 @@
       const measured = Object.keys(curves).filter((tab) => curves[tab][rule.value] && tab !== "reference");
       const widths = { mxnet: 7, pytorch: 4, tensorflow: 2 };
       const lines = (of) => [
-        ...measured.map((tab) => ({ points: overEpochs(of(curves[tab][rule.value])), color: colors[tab], width: widths[tab], label: names[tab] })),
+        ...measured.map((tab) => ({
+          points: overEpochs(of(curves[tab][rule.value])), color: colors[tab], width: widths[tab], label: names[tab],
+        })),
         { points: overEpochs(of(losses)), color: "text", dash: "2 4", width: 3, label: words.here },
       ];
       const near = lines((x) => x);
@@ -315,14 +313,17 @@
     const columns = Object.entries({ adam: ["bracket", "time"], yogi: ["bracket", "eps"] }).map(([name, slips]) => {
       const column = plots.appendChild(el("fieldset", {}, el("legend", {}, names[name])));
       const inputs = slips.map((slip) => [slip, toggle(column, labels[slip], slip === "bracket")]);
-      return { name, inputs, upper: plot(column, words.loss, words.epoch), lower: plot(column, words.apart, words.epoch, { ylog: true }) };
+      const upper = plot(column, words.loss, words.epoch);
+      const lower = plot(column, words.apart, words.epoch, { ylog: true });
+      return { name, inputs, upper, lower };
     });
     const text = note(box);
     return () => {
       text.textContent = "";
       for (const { name, inputs, upper, lower } of columns) {
         const slips = inputs.filter(([, input]) => input.checked).map(([slip]) => slip);
-        const [right, wrong] = [name, [name, ...slips].join("_")].map((rule) => train(rule, settings[name], zero.checked));
+        const both = [name, [name, ...slips].join("_")];
+        const [right, wrong] = both.map((rule) => train(rule, settings[name], zero.checked));
         const distances = apart(right, wrong);
         upper([0, 2], [0.22, 0.4], [
           { points: overEpochs(right), color: "sky", width: 6, label: words.right },
@@ -399,23 +400,26 @@
 
   figure("race", (box, part) => {
     const STEPS = 200;
-    const elongated = { f: (x, y) => 0.1 * x * x + 2 * y * y, slope: (x, y) => [0.2 * x, 4 * y], x: [-6, 3], y: [-3, 3], start: [-5, -2], floor: 0 };
+    const bowl = {
+      f: (x, y) => 0.1 * x * x + 2 * y * y, floor: 0, slope: (x, y) => [0.2 * x, 4 * y],
+      x: [-6, 3], y: [-3, 3], start: [-5, -2], noise: 0,
+    };
     const SURFACES = {
-      bowl: { ...elongated, lr: LIVE.rates },
+      bowl,
       valley: {
         f: (x, y) => (1 - x) ** 2 / 2 + 5 * (y - x * x) ** 2, floor: 0,
         slope: (x, y) => [x - 1 - 20 * x * (y - x * x), 10 * (y - x * x)],
-        x: [-2, 2], y: [-0.7, 2.3], start: [-1.4, 1.7], lr: { sgd: 0.02, sgd_momentum: 0.015, adagrad: 0.4, rmsprop: 0.05, adam: 0.1, yogi: 0.1 },
+        x: [-2, 2], y: [-0.7, 2.3], start: [-1.4, 1.7], noise: 0,
       },
       saddle: {
-        f: (x, y) => x * x / 2 - y * y / 2 + y ** 4 / 8, floor: -0.5, slope: (x, y) => [x, y ** 3 / 2 - y],
-        x: [-4, 2], y: [-2, 2], start: [-3.5, 0.01], lr: { sgd: 0.1, sgd_momentum: 0.1, adagrad: 0.3, rmsprop: 0.05, adam: 0.1, yogi: 0.1 },
+        f: (x, y) => (x * x) / 2 - (y * y) / 2 + y ** 4 / 8, floor: -0.5, slope: (x, y) => [x, y ** 3 / 2 - y],
+        x: [-4, 2], y: [-2, 2], start: [-3.5, 0.01], noise: 0,
       },
-      noisy: { ...elongated, lr: { ...LIVE.rates, adam: 0.1, yogi: 0.1 }, noise: 2 },
+      noisy: { ...bowl, noise: 2 },
     };
     const shown = ["sgd", "sgd_momentum", "rmsprop", "adam", "yogi"];
     const controls = part("live-controls");
-    const surface = choice(controls, words.surface, Object.fromEntries(Object.keys(SURFACES).map((name) => [name, words[name]])));
+    const surface = choice(controls, words.surface, pick(SURFACES, (name) => words[name]));
     const noise = slider(controls, words.noise, [0, 0.5, 1, 2, 3, 5, 10], 0);
     const shared = { beta1: 0.9, beta2: 0.999, momentum: 0.5, gamma: 0.9, rho: 0.9 };
 
@@ -424,7 +428,8 @@
     const canvas = stage.appendChild(el("canvas", { "aria-hidden": true }));
     const svg = stage.appendChild(el("svg", { role: "group", "aria-label": words.contours }));
     const paths = svg.appendChild(el("g"));
-    const handle = svg.appendChild(el("circle", { r: 9, class: "live-handle", tabindex: 0, role: "slider", "aria-label": words.start }));
+    const handle = el("circle", { r: 9, class: "live-handle", tabindex: 0, role: "slider", "aria-label": words.start });
+    svg.append(handle);
     const player = part("live-controls live-player");
     const time = slider(player, words.time, Array.from({ length: STEPS + 1 }, (_, t) => t), 60);
     const go = (t) => {
@@ -448,23 +453,26 @@
     button(player, words.reset, () => {
       stop();
       settle();
+      for (const key of Object.keys(shared)) inputs[key].put(shared[key]);
+      correction.checked = true;
       go(0);
     });
     const text = part("live-note");
 
-    const head = el("tr", {}, ...["optimizer", "lr", "height", "moved", "states"].map((key) => el("th", { scope: "col" }, words[key])));
+    const columns = { optimizer: 0, lr: 0, height: 0, moved: 0, states: 0 };
+    const head = Object.keys(columns).map((key) => el("th", { scope: "col" }, words[key]));
     const body = el("tbody");
-    part("live-table").append(el("table", {}, el("thead", {}, head), body));
+    part("live-table").append(el("table", {}, el("thead", {}, el("tr", {}, ...head)), body));
     const below = part("live-controls");
-    const inputs = Object.fromEntries(Object.entries(shared).map(([key, x]) => [key, slider(below, words[key], DECAYS, x)]));
+    const inputs = pick(shared, (key) => slider(below, words[key], DECAYS, shared[key]));
     const correction = toggle(below, words.correction, true);
     const runners = Object.keys(settings).map((name) => {
-      const cells = Object.fromEntries(["name", "lr", "height", "moved", "states"].map((key) => [key, el("td", { class: `live-${key}`, "data-label": words[key] ?? "" })]));
+      const cells = pick(columns, (key) => el("td", { class: `live-${key}`, "data-label": words[key] }));
       body.append(el("tr", {}, ...Object.values(cells)));
-      const on = toggle(cells.name, names[name], shown.includes(name));
+      const on = toggle(cells.optimizer, names[name], shown.includes(name));
       on.after(el("span", { class: "live-swatch", style: `background:${stroke(colors[name])}` }));
-      const lr = "lr" in constants[name] && slider(cells.lr, "η", RATES, 0.1);
-      lr?.setAttribute?.("aria-label", `${names[name]}: ${words.lr}`);
+      const lr = "lr" in constants[name] ? slider(cells.lr, "η", RATES, 0.1) : null;
+      lr?.setAttribute("aria-label", `${names[name]}: ${words.lr}`);
       return { name, on, lr, cells };
     });
 
@@ -478,8 +486,8 @@
     function settle() {
       const chosen = SURFACES[surface.value];
       start = chosen.start;
-      noise.put(chosen.noise ?? 0);
-      for (const { name, lr } of runners) if (lr) lr.put(chosen.lr[name]);
+      noise.put(chosen.noise);
+      for (const { name, lr } of runners) lr?.put(LIVE.rates[surface.value][name]);
     }
     surface.addEventListener("input", settle);
     settle();
@@ -508,12 +516,12 @@
 
     function race({ name, lr }, { slope }) {
       const rule = correction.checked || !(`${name}_uncorrected` in rules) ? name : `${name}_uncorrected`;
-      const given = Object.fromEntries(Object.entries(inputs).map(([key, input]) => [key, input.live()]));
+      const given = { ...pick(inputs, (key) => inputs[key].live()), ...(lr ? { lr: lr.live() } : {}) };
       const way = [first(rule, start)];
       for (let t = 1; t <= time.live(); t += 1) {
         const rows = way.at(-1);
         const grads = slope(rows[0][0], rows[1][0]).map((g, i) => g + noise.live() * shaken[t - 1][i]);
-        way.push(advance(rule, rows, grads, t, { ...given, ...(lr ? { lr: lr.live() } : {}) }));
+        way.push(advance(rule, rows, grads, t, given));
       }
       return way;
     }
@@ -530,25 +538,24 @@
       paths.replaceChildren();
       let best = null;
       for (const runner of runners) {
-        const { name, on, lr, cells } = runner;
-        cells.name.parentNode.classList.toggle("live-off", !on.checked);
+        const { name, on, cells } = runner;
+        cells.optimizer.parentNode.classList.toggle("live-off", !on.checked);
         if (!on.checked) continue;
         const way = race(runner, chosen);
         const at = way.map((rows) => rows.map(([p]) => p));
         const [now, before] = [at.at(-1), at.at(-2) ?? at.at(-1)];
-        const line = trace(at, x, y);
-        const style = `stroke:${stroke(colors[name])}`;
-        const dots = at.filter((p) => p.every(Number.isFinite)).map((p) => `${trace([p], x, y)}h0`).join("");
+        const dots = at.filter((p) => p.every(Number.isFinite)).map((p) => `${trace([p], x, y)}h0`);
         const thick = [6, 2.5][paths.childElementCount] ?? 1.75; // where two paths are equal, both are seen
-        const way_ = el("g", { style, "stroke-width": thick }, el("path", { d: line }));
-        way_.append(el("path", { d: dots, "stroke-width": thick + 2 }), el("path", { d: `${trace([now], x, y)}h0`, "stroke-width": thick + 8 }));
-        paths.append(way_);
+        const drawn = [[trace(at, x, y), thick], [dots.join(""), thick + 2], [`${trace([now], x, y)}h0`, thick + 8]];
+        const style = `stroke:${stroke(colors[name])}`;
+        paths.append(el("g", { style }, ...drawn.map(([d, width]) => el("path", { d, "stroke-width": width }))));
         const f = chosen.f(...now);
         if (!best || f < best.f) best = { name, f };
         const pair = (values) => `(${values.map((v) => show(Number(v.toFixed(4)), 2)).join(", ")})`;
         cells.height.textContent = show(f, 2);
         cells.moved.textContent = pair(now.map((p, i) => p - before[i]));
-        cells.states.replaceChildren(...states[name].map((key, k) => el("div", {}, el("i", {}, key), ` ${pair(way.at(-1).map((row) => row[k + 1]))}`)));
+        const state = (k) => pair(way.at(-1).map((row) => row[k + 1]));
+        cells.states.replaceChildren(...states[name].map((key, k) => el("div", {}, el("i", {}, key), ` ${state(k)}`)));
       }
       handle.setAttribute("cx", x(start[0]));
       handle.setAttribute("cy", y(start[1]));
