@@ -428,8 +428,8 @@
     const canvas = stage.appendChild(el("canvas", { "aria-hidden": true }));
     const svg = stage.appendChild(el("svg", { role: "group", "aria-label": words.contours }));
     const paths = svg.appendChild(el("g"));
-    const handle = el("circle", { r: 9, class: "live-handle", tabindex: 0, role: "slider", "aria-label": words.start });
-    svg.append(handle);
+    const handle = el("div", { class: "live-handle", tabindex: 0, role: "slider", "aria-label": words.start });
+    stage.append(handle);
     const player = part("live-controls live-player");
     const time = slider(player, words.time, Array.from({ length: STEPS + 1 }, (_, t) => t), 60);
     const go = (t) => {
@@ -557,8 +557,8 @@
         const state = (k) => pair(way.at(-1).map((row) => row[k + 1]));
         cells.states.replaceChildren(...states[name].map((key, k) => el("div", {}, el("i", {}, key), ` ${state(k)}`)));
       }
-      handle.setAttribute("cx", x(start[0]));
-      handle.setAttribute("cy", y(start[1]));
+      handle.style.left = `${x(start[0])}px`;
+      handle.style.top = `${y(start[1])}px`;
       ["min", "max"].forEach((end, i) => handle.setAttribute(`aria-value${end}`, chosen.x[i]));
       handle.setAttribute("aria-valuenow", start[0]);
       handle.setAttribute("aria-valuetext", start.map((p) => show(p, 3)).join(", "));
