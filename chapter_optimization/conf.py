@@ -19,7 +19,7 @@ extensions = ["myst_parser", "sphinxcontrib.bibtex", "sphinx_copybutton"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static", str(MATHJAX)]
-html_css_files = ["page.css"]
+html_css_files = ["page.css", "live.css"]
 html_sidebars = {"**": ["sidebar/brand.html", "sections.html"]}
 html_show_copyright = html_show_sphinx = html_copy_source = html_use_index = False
 pygments_style = "a11y-high-contrast-light"

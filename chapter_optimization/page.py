@@ -1,7 +1,8 @@
 """The section as static HTML, in Japanese and in English: python chapter_optimization/page.py.
 
 Each source becomes MyST Markdown, the cells of the tabs side by side and with the outputs of the executed
-notebooks; Sphinx, MyST and furo make the pages of it (conf.py, _static, _templates).
+notebooks, and a live figure where a comment such as <!-- live: run --> stands (live.py); Sphinx, MyST and furo
+make the pages of it (conf.py, _static, _templates).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import click
 import nbformat
 from sphinx.cmd.build import build_main
 
+import live
 import references
 from d2l_adam.check import markdown
 
@@ -26,12 +28,16 @@ WORDS = {
     "ja": {
         "alt": "上のコードが描いた図",
         "widget": "スライダーはノートブックの中で動きます。",
+        "live": "このページでは、{numref}`live-run` のスライダーを動かしてみてください。",
         "nothing": "このフレームワークでは何もありません。",
+        "figure": "図 %s",
     },
     "en": {
         "alt": "Figure drawn by the code above",
         "widget": "The slider is in the notebook.",
+        "live": "On this page, move the sliders of {numref}`live-run`.",
         "nothing": "Nothing here for this framework.",
+        "figure": "Figure %s",
     },
 }
 CODE = re.compile(
@@ -46,6 +52,7 @@ HEADING = re.compile(r"^(#+ .*)(?:\n+:label:`([^`]+)`)?$", re.MULTILINE)
 ROLE = re.compile(r":(\w+):`([^`\n]*)`")
 ROLES = {"numref": "numref", "eqref": "eq", "cite": "cite:p", "citet": "cite:t"}
 WIDE = re.compile(r'<svg[^>]* width="[4-9]\d\d')  # 400 points and more: figures of several panels
+LIVE = re.compile(r"^<!-- live: (.*?) -->$", re.MULTILINE)
 IMAGES = {"image/svg+xml": "svg", "image/png": "png"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -89,7 +96,19 @@ def myst(text, language):
     text = TABLE.sub(table, text)
     text = HEADING.sub(lambda match: f"\n{{#{match[2] or f'part-{next(parts)}'}}}\n{match[1]}\n", text)
     text = ROLE.sub(role, text)
-    return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+    text = re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+    return LIVE.sub(lambda match: live_figure(match[1], language), text)
+
+
+def live_figure(name, language):
+    """The place of a live figure: a picture, which live.js puts itself before, and the caption of both."""
+    if name not in live.FIGURES:
+        raise click.ClickException(
+            f"{FILES[language]}.md: there is no live figure {name!r}; known: {', '.join(live.FIGURES)}"
+        )
+    texts = live.TEXTS[language]["figures"][name]
+    options = f":alt: {texts['picture']}\n:figclass: live live-{name}\n:name: live-{name}"
+    return block(f"{{figure}} live-{name}.svg", f"{options}\n\n{texts['caption']}")
 
 
 def figure(svg):
@@ -153,6 +172,8 @@ def executed(cells, tab, file):
 def page(text, language, notebooks, folder):
     """The section as one page of MyST: what differs between the tabs becomes a group of panels."""
     words = WORDS[language]
+    if "run" in LIVE.findall(text):
+        words = words | {"widget": words["live"]}
     cells = markdown.read(myst(text, language))
     shown: dict[tuple[int, str], str] = {}
     tabs = [tab for tab in TABS if (notebooks / tab).is_dir()] or list(TABS)  # what was not made at all is left out
@@ -180,6 +201,9 @@ def page(text, language, notebooks, folder):
                 ),
             )
         )
+    if "{figure} live-" in "".join(parts):
+        files = ("live-data.js", "live.js")
+        parts.append(block("{raw} html", "\n".join(f'<script src="_static/{file}"></script>' for file in files)))
     if "{cite:" in "".join(parts):
         parts.append(block(f"{{rubric}} {references.WORDS[language]['title']}", ":heading-level: 2\n:name: references"))
         parts.append(block("{bibliography}", ""))
@@ -190,16 +214,20 @@ def page(text, language, notebooks, folder):
 @click.option("--notebooks", default="build/notebooks", show_default=True, type=click.Path(path_type=Path))
 @click.option("--out", default="build/html", show_default=True, type=click.Path(path_type=Path), help="For the pages.")
 @click.option("--sources", default=HERE, type=click.Path(path_type=Path), help="Holds adam.md and adam_origin.md.")
-def main(notebooks, out, sources):
+@click.option("--scratch", default=HERE.parent / "build" / "page", type=click.Path(path_type=Path), help="Made anew.")
+def main(notebooks, out, sources, scratch):
     """Build the pages of the section, ja/adam.html and en/adam.html, from its sources and executed notebooks."""
-    scratch = HERE.parent / "build" / "page"
     shutil.rmtree(scratch, ignore_errors=True)
+    curves: dict[str, dict[str, list[float]]] = {}
     for language, source in FILES.items():
         click.echo(f"{language}: reading {source}.md and its notebooks")
         folder = scratch / language
         folder.mkdir(parents=True)
         text = (sources / f"{source}.md").read_text(encoding="utf-8")
         (folder / "adam.md").write_text(page(text, language, notebooks, folder), encoding="utf-8")
+        for name in LIVE.findall(text):
+            curves = curves or live.measured(tab for tab in TABS if (notebooks / tab).is_dir())
+            live.picture(name, language, curves, folder / f"live-{name}.svg")
         (folder / "index.md").write_text("# Dive into Deep Learning\n\n```{toctree}\n:numbered:\nadam\n```\n")
         shutil.copy(HERE / "references.bib", folder)
     for language, words in references.WORDS.items():
@@ -208,6 +236,7 @@ def main(notebooks, out, sources):
             shutil.rmtree(out / language)  # figures have new names when they change
         options = [f"language={language}", f"bibtex_reference_style=book_{language}"]
         options += [f"numfig_format.{kind}={words[kind]}" for kind in ("section", "table")]
+        options.append(f"numfig_format.figure={WORDS[language]['figure']}")
         arguments = [argument for option in options for argument in ("-D", option)]
         folders = ["-c", HERE, "-d", scratch / "doctrees" / language, scratch / language, out / language]
         if build_main(["-b", "html", "-E", "-a", "-q", "-n", "-W", *arguments, *map(str, folders)]):
@@ -215,6 +244,9 @@ def main(notebooks, out, sources):
                 f"Sphinx refused the page; its reasons stand above, its lines are those of {scratch}"
             )
         shutil.copy(HERE / "_templates" / "section.html", out / language / "index.html")
+        if curves:
+            script = live.script(curves, language)
+            (out / language / "_static" / "live-data.js").write_text(script, encoding="utf-8")
     shutil.copy(HERE / "_templates" / "languages.html", out / "index.html")
     click.echo(f"open {out / 'index.html'}")
 

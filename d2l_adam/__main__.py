@@ -274,8 +274,11 @@ def _duration(seconds):
     return f"{seconds * 1e6:,.0f} us" if seconds < 1e-2 else f"{seconds * 1e3:,.1f} ms"
 
 
+_OF_RENDER = "all: the rule that all tabs share; javascript: a function of numbers, for a browser."
+
+
 @cli.command()
-@click.option("--tab", required=True, type=click.Choice([*TABS, "all"]), help="all: the rule that all tabs share.")
+@click.option("--tab", required=True, type=click.Choice(rendering.TABS), help=_OF_RENDER)
 @click.argument("names", nargs=-1, type=click.Choice(rendering.NAMES))
 def render(tab, names):
     """Print functions of the book as the reader of a tab sees them, rendered from the spec.

@@ -1,8 +1,8 @@
 """Rules rendered as source code: what the reader of each tab sees, in that framework's own words.
 
 The shape is d2l's: a function of `params`, `states` and the dict `hyperparams`, which writes in
-place. The maths is not repeated here: the statements are those of the rule's own syntax tree, its
-words and names replaced.
+place. In JavaScript, it is a function of numbers. The maths is not repeated here: the statements are
+those of the rule's own syntax tree, its words and names replaced.
 """
 
 import ast
@@ -66,6 +66,8 @@ _INITS = {
     "init_adadelta_states": "adadelta",
 }
 NAMES = (*_INITS, *spec.RULES)
+#: What `render` knows beside the tabs of the frameworks: "all", and the browser.
+TABS = (*IDIOMS, "javascript", "all")
 
 
 def render(tab: str, *names: str | FunctionType | Rule) -> str:
@@ -73,7 +75,8 @@ def render(tab: str, *names: str | FunctionType | Rule) -> str:
 
     Each is one of `NAMES`, or a rule of your own. The code needs nothing but the framework, imports included, and
     makes the same steps as the rule in that tab; a constant with a default has this (but `lr` is always one of the
-    hyperparams), and the tab's checks it lacks. The tab "all" gives the rules themselves, as `adam_rule` and so on.
+    hyperparams), and the tab's checks it lacks. The tab "all" gives the rules themselves, as `adam_rule` and so on;
+    "javascript" gives functions of numbers, `adam(p, g, v, s, t, {lr: 0.01})`, which return `[p, v, s]`.
 
     Raises ValueError for an unknown tab or name, and for a rule that is more than assignments to single names and a
     `return` of the parameter and the state, or whose source is not at hand; TypeError for what is no rule.
@@ -87,9 +90,9 @@ def render(tab: str, *names: str | FunctionType | Rule) -> str:
         return tuple((torch.zeros(shape), torch.zeros(shape)) for shape in shapes)
     <BLANKLINE>
     """
-    if tab not in (*IDIOMS, "all"):
-        raise ValueError(f"unknown tab {tab!r}; known: {', '.join(IDIOMS)}, all")
-    known = tuple(spec.RULES) if tab == "all" else NAMES
+    if tab not in TABS:
+        raise ValueError(f"unknown tab {tab!r}; known: {', '.join(TABS)}")
+    known = NAMES if tab in IDIOMS else tuple(spec.RULES)
     for name in names:
         if isinstance(name, str) and name not in known:
             raise ValueError(f"unknown name {name!r} in tab {tab}; known: {', '.join(known)}")
@@ -98,6 +101,10 @@ def render(tab: str, *names: str | FunctionType | Rule) -> str:
         words = {word for rule in rules for word in rule.function.__code__.co_names} - {"abs"}
         parts = [f"from d2l_adam.spec import {', '.join(sorted(words))}"] if words else []
         parts += map(_rule, rules)
+    elif tab == "javascript":
+        functions = [_javascript(Rule(name)) for name in names or spec.SECTION]
+        helpers = [line for word, line in _HELPERS.items() if any(f"{word}(" in text for text in functions)]
+        parts = ["\n".join(helpers)] * bool(helpers) + functions
     else:
         idiom = IDIOMS[tab]
         parts = [idiom.imports]
@@ -128,7 +135,7 @@ def _init(idiom, name):
 def _function(idiom, rule):
     """A rule as a function in d2l's calling convention."""
     function = tree(rule.function)
-    *assignments, end = function.body[1:] if ast.get_docstring(function) else function.body
+    *assignments, end = _body(function)
     result = f"({', '.join(('p', *rule.state))})" if rule.state else "p"
     if ast.unparse(end) != f"return {result}" or not all(map(_is_assignment, assignments)):
         raise ValueError(
@@ -139,6 +146,7 @@ def _function(idiom, rule):
     if clash := used & {rule.name, *rule.function.__code__.co_varnames}:
         raise ValueError(f"the rule {rule.name} cannot be rendered; give {', '.join(clash)} another name in it")
     constants = _constants(rule, function)
+    constants.pop("lr", None)  # one of the hyperparams in any case
     translate = _Translate(idiom, rule, constants)
     steps = [translate.statement(node) for node in assignments]
     state = f"({', '.join(rule.state)})" if len(rule.state) > 1 else "".join(rule.state)
@@ -156,6 +164,86 @@ def _function(idiom, rule):
     )
 
 
+#: The words that JavaScript has not, as in the spec: `Math.sign` has another sign of NaN.
+_HELPERS = {
+    "square": "const square = (x) => x * x;",
+    "sign": "const sign = (x) => (x > 0) - (x < 0);",
+}
+_MATH = {"abs": "Math.abs", "maximum": "Math.max", "sqrt": "Math.sqrt"}
+_ARITHMETIC = (
+    *(ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.UnaryOp, ast.UAdd, ast.USub),
+    *(ast.Name, ast.Load, ast.Constant),
+)
+#: What is no name in a module or a script of JavaScript, where Python takes it for one.
+_RESERVED = {
+    "Infinity", "Math", "NaN", "arguments", "case", "catch", "const", "debugger", "default", "delete", "do", "enum",
+    "eval", "export", "extends", "false", "function", "implements", "instanceof", "interface", "let", "new", "null",
+    "package", "private", "protected", "public", "static", "super", "switch", "this", "throw", "true", "typeof",
+    "undefined", "var", "void",
+}  # fmt: skip
+
+
+def _javascript(rule):
+    """A rule as a function of numbers, its constants the fields of an object; what it returns is always an array."""
+    function = tree(rule.function)
+    if clash := sorted({rule.name, *rule.function.__code__.co_varnames} & {*_RESERVED, *WORDS}):
+        raise ValueError(f"the rule {rule.name} cannot be rendered; give {', '.join(clash)} another name in it")
+    arguments, constants = ["p", "g", *rule.state, "t"], _constants(rule, function)
+    if rule.constants:
+        fields = (f"{name} = {constants[name]}" if name in constants else name for name in rule.constants)
+        arguments.append(f"{{ {', '.join(fields)} }}")
+    known, lines, code = {"p", "g", "t", *rule.state, *rule.constants}, [], _ToJavaScript(rule)
+    for node in _body(function):
+        match node:
+            case ast.Assign([ast.Name(name)], value):
+                lines.append(f"  {'' if name in known else 'let '}{name} = {ast.unparse(code.visit(value))};")
+                known.add(name)
+            case ast.Return(ast.Tuple(values)) if len(values) == 1 + len(rule.state):
+                lines.append(f"  return [{', '.join(ast.unparse(code.visit(value)) for value in values)}];")
+            case ast.Return(ast.expr() as value) if not rule.state:
+                lines.append(f"  return [{ast.unparse(code.visit(value))}];")
+            case _:
+                code.refuse()
+    return "\n".join((f"function {rule.name}({', '.join(arguments)}) {{", *lines, "}"))
+
+
+class _ToJavaScript(ast.NodeTransformer):
+    """Put JavaScript's words for those of the spec; the operations are written alike, but for a sign before a power."""
+
+    def __init__(self, rule):
+        self.rule = rule
+
+    def refuse(self):
+        raise ValueError(
+            f"the rule {self.rule.name} cannot be rendered; write it as assignments such as `p = p - lr * g`, each of "
+            f"+ - * / ** and {', '.join(WORDS)} to one name, and `return {', '.join(('p', *self.rule.state))}`"
+        )
+
+    def generic_visit(self, node):
+        if not isinstance(node, _ARITHMETIC):
+            self.refuse()
+        return super().generic_visit(node)
+
+    def visit_Call(self, node):
+        node.args = [self.visit(arg) for arg in node.args]
+        if node.keywords:
+            self.refuse()
+        node.func = _expression(_MATH.get(node.func.id, node.func.id))
+        return node
+
+    def visit_UnaryOp(self, node):
+        self.generic_visit(node)
+        if isinstance(node.op, ast.UAdd):
+            return node.operand
+        if isinstance(node.operand, ast.BinOp) and isinstance(node.operand.op, ast.Pow):
+            return ast.BinOp(ast.Constant(-1), ast.Mult(), node.operand)  # -x ** 2 is an error there
+        return node
+
+
+def _body(function):
+    return function.body[1:] if ast.get_docstring(function) else function.body
+
+
 def _is_assignment(node):
     """Whether this is `name = expression`, and no mere second name of an array, which is written in place."""
     if not isinstance(node, ast.Assign) or len(node.targets) > 1 or not isinstance(node.targets[0], ast.Name):
@@ -164,11 +252,11 @@ def _is_assignment(node):
 
 
 def _constants(rule, function):
-    """The constants that the function sets itself, with their values as they are written."""
+    """The constants that have defaults, with these as they are written."""
     source, constants = _source(rule.function), {}
     for arg, value in zip(function.args.args[::-1], function.args.defaults[::-1], strict=False):
         default = rule.constants[arg.arg].default if arg.arg in rule.constants else None
-        if default is not None and arg.arg != "lr":
+        if default is not None:
             text = ast.get_source_segment(source, value) if isinstance(value, ast.Constant) else repr(default)
             constants[arg.arg] = text
     return dict(reversed(constants.items()))

@@ -1,5 +1,6 @@
 """The pages of the section: built from the executed notebooks, and used in a real browser."""
 
+import functools
 import importlib
 import os
 import re
@@ -33,8 +34,13 @@ FLAGS = [
 
 
 def build(*options):
+    """Build pages; the folder for their sources is one beside them, as test files run side by side."""
+    scratch = options[options.index("--out") + 1].with_name("page")
     return subprocess.run(
-        [sys.executable, CHAPTER / "page.py", *map(str, options)], capture_output=True, text=True, timeout=120
+        [sys.executable, CHAPTER / "page.py", *map(str, options), "--scratch", scratch],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -48,7 +54,7 @@ def site(notebooks, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(site):
+def browser():
     names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
     chromium = next(filter(None, map(shutil.which, filter(None, names))), None)
     if not chromium:
@@ -407,25 +413,25 @@ def page(monkeypatch):
     return importlib.import_module("page")
 
 
+def write_section(folder, text=SECTION, outputs=None):
+    """Write the sources and executed notebooks of the small section; `outputs` are those of the cell that prints."""
+    for name in SOURCES.values():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        for tab in NAMES:
+            cells = [new_markdown_cell()] + [new_markdown_cell()] * (tab == "mxnet")
+            same = new_output("execute_result", {"text/plain": "2"})
+            own = [new_output("stream", text=f"{tab}\n")] if outputs is None else outputs
+            cells += [new_code_cell("1 + 1", outputs=[same]), new_code_cell("print(tab)", outputs=own)]
+            cells.append(new_markdown_cell("more"))
+            file = folder / "notebooks" / tab / "chapter_optimization" / f"{name}.ipynb"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(new_notebook(cells=cells), file)
+    return "--sources", folder, "--notebooks", folder / "notebooks", "--out", folder / "html"
+
+
 @pytest.fixture
 def section(tmp_path):
-    """Write the sources and executed notebooks of the small section; `outputs` are those of the cell that prints."""
-
-    def write(text=SECTION, outputs=None):
-        for name in SOURCES.values():
-            (tmp_path / f"{name}.md").write_text(text, encoding="utf-8")
-            for tab in NAMES:
-                cells = [new_markdown_cell()] + [new_markdown_cell()] * (tab == "mxnet")
-                same = new_output("execute_result", {"text/plain": "2"})
-                own = [new_output("stream", text=f"{tab}\n")] if outputs is None else outputs
-                cells += [new_code_cell("1 + 1", outputs=[same]), new_code_cell("print(tab)", outputs=own)]
-                cells.append(new_markdown_cell("more"))
-                file = tmp_path / "notebooks" / tab / "chapter_optimization" / f"{name}.ipynb"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                nbformat.write(new_notebook(cells=cells), file)
-        return "--sources", tmp_path, "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "html"
-
-    return write
+    return functools.partial(write_section, tmp_path)
 
 
 def html(options):
@@ -499,6 +505,7 @@ def test_figures_of_an_earlier_build_are_gone(section, tmp_path):
         ("eq_x`.", "eq_absent`.", "eq_absent"),
         ("Kingma.Ba.2014", "Absent.2014", "Absent.2014"),
         (":eqref:", ":foo:", ":foo:"),
+        ("$$x$$", "<!-- live: absent -->\n\n$$x$$", "known: run, race, first-steps, slips, leaves"),
     ],
 )
 def test_what_is_not_there_fails_the_build(section, old, new, message):

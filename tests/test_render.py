@@ -203,6 +203,14 @@ def test_a_change_of_the_spec_changes_what_is_rendered(tab, monkeypatch, tmp_pat
     assert expected[0] == [(1.0 - 0.05 * 8 * 1.5 * 2.25, 1.5, 4.0)]
 
 
+SGD_IN_JAVASCRIPT = """\
+function sgd(p, g, t, { lr }) {
+  p = p - lr * g;
+  return [p];
+}
+"""
+
+
 def test_render_prints_what_it_renders():
     run = CliRunner().invoke(cli, ["render", "--tab", "pytorch", "adam"])
     assert run.exit_code == 0
@@ -211,6 +219,7 @@ def test_render_prints_what_it_renders():
     assert CliRunner().invoke(cli, ["render", "--tab", "mxnet"]).output == render("mxnet") == chapter
     run = CliRunner().invoke(cli, ["render", "--tab", "numpy", *NAMES])
     assert run.output == render("numpy", *NAMES)
+    assert CliRunner().invoke(cli, ["render", "--tab", "javascript", "sgd"]).output == SGD_IN_JAVASCRIPT
     assert "def yogi_rule(p, g, v, s, t" in CliRunner().invoke(cli, ["render", "--tab", "all", "yogi"]).output
 
 
@@ -245,11 +254,31 @@ def test_a_rule_that_cannot_be_rendered_is_refused(body, words, tmp_path):
     assert "rule_rule" in functions("all", rule)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("v *= beta\n    return p, v", "assignments"),
+        ("v = w = v + g\n    return p, v", "assignments"),
+        ("p, v = p - lr * g, v\n    return p, v", "assignments"),
+        ("p = p - lr * (g > 0)\n    return p, v", "assignments"),
+        ("p = p // lr\n    return p, v", "assignments"),
+        ("p = sqrt(x=p)\n    return p, v", "assignments"),
+        ("return p", "assignments"),
+        ("return p, v, v", "assignments"),
+        ("var = v + g\n    return p - var, v", "give var another name in it"),
+    ],
+)
+def test_what_javascript_would_take_for_something_else_is_refused(body, words, tmp_path):
+    cure = r"write it as assignments .* and `return p, v`" if words == "assignments" else words
+    with pytest.raises(ValueError, match=f"the rule rule cannot be rendered; {cure}"):
+        render("javascript", made_of(body, tmp_path))
+
+
 def test_a_rule_without_source_is_refused():
     namespace = {}
     exec("def gone(p, g, t, lr):\n    p = p - lr * g\n    return p", namespace)
     for rule in (namespace["gone"], lambda p, g, t, lr: p - lr * g):
-        for tab in ("pytorch", "all"):
+        for tab in ("pytorch", "javascript", "all"):
             with pytest.raises(ValueError, match=f"the source of {rule.__name__} is not at hand; define it by `def`"):
                 render(tab, rule)
     with pytest.raises(TypeError, match=r"give a Python function rule\(p, g"):
@@ -259,7 +288,7 @@ def test_a_rule_without_source_is_refused():
 @pytest.mark.parametrize(
     ("tab", "name", "words"),
     [
-        ("jax", "adam", "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy, all"),
+        ("jax", "adam", "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy, javascript, all"),
         ("pytorch", "lion", "unknown name 'lion' in tab pytorch; known: init_adam_states, init_momentum_states, "),
         ("all", "init_adam_states", "unknown name 'init_adam_states' in tab all; known: adam, yogi, sgd, "),
     ],
