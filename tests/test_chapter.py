@@ -555,6 +555,7 @@ def test_when_to_choose_adam(name):
     assert max(unequal["adam"], unequal["yogi"]) < unequal["sgd"] / 50
     assert unequal["rmsprop"] < unequal["sgd_momentum"] / 5 < unequal["sgd"] / 5
     assert unequal["adagrad"] < unequal["adam"]
+    assert (1 - 0.1 * 0.03**2) ** 300 > 0.97  # SGD at its best rate hardly moves along the flattest
     for other in ("sgd", "sgd_momentum"):
         assert (problems[1]["adam"] < problems[1][other]).sum() == 10
 
@@ -562,6 +563,8 @@ def test_when_to_choose_adam(name):
 def test_the_features_of_the_airfoil_data_are_standardized_and_those_of_the_problem_matter_equally():
     features, _ = data.airfoil()
     np.testing.assert_allclose(features.std(axis=0), 1, atol=0.01)
+    sgd, adam = (d2l_adam.train("numpy", rule, lr=lr).losses[-1] for rule, lr in (("sgd", 0.03), ("adam", 0.01)))
+    assert sgd == pytest.approx(adam, abs=0.001)  # it does as well
     final = ran("adam")[0]["final_losses"]
     for scales in ([1, 1, 1, 1, 1], [3, 1, 0.3, 0.1, 0.03]):  # no step: the loss is of the targets alone
         start = final("sgd", 1e-30, scales)
@@ -612,6 +615,8 @@ def test_the_constants_of_the_practice():
         2,
         3,
     ]
+    for beta2, fails in ((0.9, True), (0.99, True), (0.999, False)):  # a short memory makes Adam fail
+        assert (exercise_4("adam", beta2=beta2)[0][-1] > 10) == fails
     # The steps of a rule itself, once the gradients become ten times smaller
     v = s = 1.0
     steps = []
@@ -621,13 +626,13 @@ def test_the_constants_of_the_practice():
     assert np.argmax(np.array(steps[100:]) >= 0.5) + 101 == pytest.approx(steps_to_half(0.999), abs=1)
 
 
-def exercise_4(rule, num_steps=30000):
+def exercise_4(rule, num_steps=30000, beta2=0.99):
     x, v, s, path, effective = -1.0, 0.0, 0.0, [], []
     for t in range(1, num_steps + 1):
         g = STEEP * x / math.sqrt(1 + x * x) if t % PERIOD == 1 else -1.0
-        x, v, s = oracle.step(rule, x, g, v, s, t, 0.1, beta2=0.99)
+        x, v, s = oracle.step(rule, x, g, v, s, t, 0.1, beta2=beta2)
         path.append(float(x))
-        effective.append(0.1 / (math.sqrt(s / (1 - 0.99**t)) + oracle.EPS[rule]))
+        effective.append(0.1 / (math.sqrt(s / (1 - beta2**t)) + oracle.EPS[rule]))
     return path, effective
 
 
