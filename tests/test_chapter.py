@@ -348,6 +348,20 @@ def namespace_of_the_chapter(*starts):
     return names
 
 
+def test_figures_and_what_is_printed_are_in_the_notebook_s_language():
+    _, printed, drawn = ran("adam")
+    names = {"adam", "yogi", "amsgrad", *spec.RULES, "sqrt(lr / 2)", "0.1 / sqrt(t)"}
+    assert len(drawn) == 5
+    for axes in itertools.chain.from_iterable(figure.axes for figure in drawn.values()):
+        labels = [axes.get_xlabel(), axes.get_ylabel(), axes.get_title()]
+        if legend := axes.get_legend():
+            labels += [text.get_text() for text in legend.get_texts()]
+        for label in filter(None, labels):
+            assert JAPANESE.search(label) or label.lower() in names, label
+    for line in "".join(printed.values()).splitlines():
+        assert JAPANESE.search(line), line
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_slips_hide_in_the_curve_and_show_in_the_distance(name):
     names, printed, drawn = ran(name)
