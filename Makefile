@@ -57,8 +57,9 @@ lab: $(ready) | build/tmp ## Open the executed notebooks in JupyterLab
 	@test -e build/notebooks || $(MAKE) --no-print-directory $(notebooks)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(python) -m jupyterlab --notebook-dir build/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-html: $(notebooks) ## Build the chapter as a page: build/html/index.html
+html: $(notebooks) ## Build the chapter and the guide as pages: build/html/index.html
 	@$(python) chapter_optimization/page.py
+	@TF_CPP_MIN_LOG_LEVEL=3 $(python) chapter_optimization/guide.py
 
 cells: $(ready) ## Render the cells of the chapter from the spec anew
 	@$(python) chapter_optimization/cells.py

@@ -29,6 +29,7 @@ _TABS = click.option(
 _RULES = click.option(
     "--rule", "rules", multiple=True, type=click.Choice(list(spec.SECTION)), help="Repeatable; default: all."
 )
+_REPEATABLE = "Repeatable; default: some sizes and models."
 _PATH = click.Path(path_type=Path, file_okay=False)
 _FOLDER = click.option("--out", "folder", default="build", show_default=True, type=_PATH, help="For files.")
 
@@ -203,30 +204,29 @@ def _how_it_steps(module):
     return "fused", ""
 
 
-_SIZES = "Repeatable; default: all but 1e8, which needs 10 GB of memory."
-
-
 @cli.command()
 @_TABS
-@click.option("--size", "sizes", multiple=True, type=click.Choice(list(benching.SIZES)), help=_SIZES)
+@click.option("--size", "sizes", multiple=True, type=click.Choice(list(benching.SIZES)), help=_REPEATABLE)
+@click.option("--model", "models", multiple=True, type=click.Choice(list(benching.MODELS)), help=_REPEATABLE)
 @_RULES
 @click.option("--seconds", default=5.0, show_default=True, help="For each tab and size, about.")
 @click.option("--epochs/--no-epochs", default=True, show_default=True, help="Time epochs of the chapter's training.")
 @_FOLDER
 @_json("Print JSON, every turn included, instead of the tables.")
-def bench(tabs, sizes, rules, seconds, epochs, folder, as_json):
-    """Time a step, side by side: ours, the chapter's code and the frameworks' own optimizers.
+def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
+    """Time steps of the native optimizers, and in NumPy of the functions, beside the framework's own Adam.
 
-    Writes bench.svg, bench.png and bench.json. Takes about eight minutes; the fewer tabs and sizes,
-    the less. A ratio is how often our time fits into the other's, with its quartiles.
+    The parameters are of the sizes and of the shapes of the models that are named; by default: chapter, mlp, resnet50,
+    1000 x 1000 and 1e7 (gpt2 needs 8 GB of memory, 1e8 7 GB). Writes bench.svg, bench.png and bench.json. Takes about
+    five minutes; the fewer, the less. A ratio is how often our time fits into the other's, with its quartiles.
 
     \b
-    Example: d2l-adam bench --tab pytorch --size 1e7 --no-epochs
+    Example: d2l-adam bench --tab pytorch --model mlp --size 1e7 --no-epochs
     """
     from d2l_adam import plot
 
     tabs = tabs or protocol.installed()
-    jobs = [(tab, size) for tab in tabs for size in sizes or benching.DEFAULT_SIZES]
+    jobs = [(tab, size) for tab in tabs for size in (*sizes, *models) or benching.DEFAULT]
     jobs += [(tab, None) for tab in tabs if epochs and tab in benching.EPOCH_GOALS]
     result: dict = {"machine": benching.machine(), "cases": [], "epochs": {}}
     for tab, size in track(jobs, "measuring", console=err, disable=as_json):
@@ -236,7 +236,7 @@ def bench(tabs, sizes, rules, seconds, epochs, folder, as_json):
             result["epochs"][tab] = benching.epochs(tab)
     result["ratios"] = benching.ratios(result)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [*plot.save(plot.draw_steps(result["cases"]), folder / "bench"), folder / "bench.json"]
+    files = [*plot.save(plot.draw_steps(result["ratios"]), folder / "bench"), folder / "bench.json"]
     files[-1].write_text(json.dumps(result))
     if as_json:
         _print_json(result)
@@ -250,23 +250,24 @@ def _print_bench(result):
     versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
     _say(f"{on['processor']}, {on['cores']} cores, {on['threads']} threads; {on['system']}")
     _say(f"Python {on['python']}; {versions}; {on['date']}")
-    for case in result["cases"]:
-        plural = "s" if case["tensors"] > 1 else ""
-        title = f"{case['tab']}: {case['parameters']:,} parameters in {case['tensors']:,} tensor{plural}"
-        first, rows = case["contestants"][0]["seconds"], []
-        for x in case["contestants"]:
-            each = x["seconds"] / case["parameters"] * 1e9
-            rows.append((x["name"], _duration(x["seconds"]), f"{each:.2f}", f"{x['seconds'] / first:.2f}"))
-        _table([""], ("a step", "ns a parameter", "of ours"), rows, title)
-    for tab, made in result["epochs"].items():
-        taken = [(x["name"], _duration(x["seconds"])) for x in made]
-        _table([""], ["an epoch"], taken, f"{tab}: an epoch of the chapter's training")
-    ratios = []
-    for x in result["ratios"]:
-        ratio, spread = f"{x['ratio']:.2f}", f"{x['low']:.2f} - {x['high']:.2f}"
-        ratio = ratio if x["met"] else f"[red]{ratio}"
-        ratios.append((x["at"], x["ours"], x["against"], ratio, spread, f"{x['goal']:.2f}"))
-    _table(("at", "ours", "against"), ("ratio", "quartiles", "goal"), ratios, "Ratios: the other's time / ours")
+    ratio_of = {(x["at"], x["ours"]): x for x in result["ratios"]}
+    rows = []
+    for at, contestants, _ in benching.cases(result):
+        for x in contestants:
+            ratio, row = ratio_of.get((at, x["name"])), [at, x["name"], _duration(x["seconds"])]
+            if ratio:
+                figure = f"{ratio['ratio']:.2f}" if ratio["met"] else f"[red]{ratio['ratio']:.2f}"
+                goal = "-" if ratio["goal"] is None else f"{ratio['goal']:.1f}"
+                row += [figure, f"{ratio['low']:.2f}-{ratio['high']:.2f}", goal]
+            rows.append([*row, *[""] * (6 - len(row)), _mebibytes(x.get("memory"))])
+    title = (
+        "Times of a step, and of an epoch; how often ours fits into the last; the memory that a step takes for a while"
+    )
+    _table(("", ""), ("time", "ratio", "quartiles", "goal", "MiB"), rows, title)
+
+
+def _mebibytes(memory):
+    return "" if memory is None else f"{memory / 2**20:,.0f}"
 
 
 def _duration(seconds):

@@ -1,7 +1,9 @@
-"""What a step costs: this package, the chapter's code and each framework's own optimizers, side by side in one run.
+"""Steps of the native optimizers on real shapes, side by side with the framework's own, and epochs of the chapter.
 
-All contestants of a case take turns, call by call, as noise comes in bursts: read the ratios rather than the times.
-Each has its own arrays, and nothing is left to be done when its call returns.
+    measure("pytorch", "resnet50")     # times, turn by turn
+    ratios(result)                     # how often our time fits into the other's
+
+The machine may be shared: what is compared takes turns, and only ratios of the same turn count. Nothing is asserted.
 """
 
 import contextlib
@@ -13,271 +15,206 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy
 
-from d2l_adam import fused, protocol, render, spec
-from d2l_adam.fused.threads import Pass, num_threads
-from d2l_adam.rule import Rule
+from d2l_adam import protocol, render, spec
+from d2l_adam.fused.threads import num_threads
 
-#: The shapes of the parameters; sizes from 1e5 on are one tensor each.
-SIZES: dict[str, list[tuple[int, ...]]] = {
+Shapes = list[tuple[int, ...]]
+
+
+def _resnet50() -> Shapes:
+    """He, Zhang, Ren and Sun, *Deep Residual Learning*, 2015, as in torchvision: 161 tensors."""
+    shapes: Shapes = [(64, 3, 7, 7), (64,), (64,)]
+    width = 64
+    for blocks, narrow in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        for i in range(blocks):
+            for conv in ((narrow, width, 1, 1), (narrow, narrow, 3, 3), (4 * narrow, narrow, 1, 1)):
+                shapes += [conv, conv[:1], conv[:1]]
+            if not i:
+                shapes += [(4 * narrow, width, 1, 1), (4 * narrow,), (4 * narrow,)]
+            width = 4 * narrow
+    return [*shapes, (1000, width), (1000,)]
+
+
+def _gpt2() -> Shapes:
+    """Radford, Wu, Child et al., *Language Models are Unsupervised Multitask Learners*, 2019, small: 148 tensors."""
+    n, norm = 768, [(768,), (768,)]
+    layer = [*norm, (n, 3 * n), (3 * n,), (n, n), (n,), *norm, (n, 4 * n), (4 * n,), (4 * n, n), (n,)]
+    return [(50257, n), (1024, n), *layer * 12, *norm]
+
+
+#: The shapes of the parameters; of models, no more than these.
+MODELS: dict[str, Shapes] = {
+    "mlp": [(128, 784), (128,), (64, 128), (64,), (10, 64), (10,)],
+    "resnet50": _resnet50(),
+    "gpt2": _gpt2(),
+}
+SIZES: dict[str, Shapes] = {
     "chapter": [(5, 1), (1,)],
-    "1e5": [(10**5,)],
-    "1e6": [(10**6,)],
-    "1e7": [(10**7,)],
-    "1e8": [(10**8,)],
+    **{f"1e{n}": [(10**n,)] for n in range(5, 9)},
     "1000 x 1000": [(1000,)] * 1000,
 }
-DEFAULT_SIZES = ("chapter", "1e5", "1e6", "1e7", "1000 x 1000")
+SHAPES = SIZES | MODELS
+DEFAULT = ("chapter", "mlp", "resnet50", "1000 x 1000", "1e7")
 
-#: A step reads p, g, v and s, and writes p, v and s, each in float32.
-BYTES = 28
-
-_TORCH, _KERAS = "torch.optim.Adam(fused=True)", ("keras Adam, tf.function", "keras Adam, XLA")
-
-#: (tab, size, ours, against, goal): the fastest of `against` is to take `goal` times the time of ours, or more. This is
-#: measured here, and never asserted.
-GOALS: list[tuple[str, str, str, tuple[str, ...], float]] = [
-    ("pytorch", "chapter", "adam, fused", (_TORCH,), 3),
-    ("pytorch", "chapter", "adam, fused", (f"{_TORCH} and zero_grad",), 3),
-    ("tensorflow", "chapter", "adam, graph", ("adam, the chapter's code",), 1.4),
-    ("tensorflow", "chapter", "adam, optimizer, tf.function", _KERAS[:1], 1),
-    ("mxnet", "chapter", "adam, fused", ("mx.nd.adam_update",), 3),
-    ("pytorch", "1000 x 1000", "adam, fused", (_TORCH,), 1.5),
-    ("tensorflow", "1000 x 1000", "adam, optimizer, tf.function", _KERAS[:1], 1),
-    ("mxnet", "1000 x 1000", "adam, fused", ("mx.nd.adam_update",), 4),
-    ("mxnet", "1000 x 1000", "adam, fused", ("mx.optimizer.Adam",), 4),
-    ("pytorch", "1e7", "adam, optimizer", (_TORCH,), 1),
-    ("mxnet", "1e7", "adam, fused", ("mx.nd.adam_update",), 5),
-    ("tensorflow", "1e7", "adam, optimizer, tf.function", _KERAS[:1], 1),
-    ("numpy", "1e7", "adam, fused", ("memory",), 1 / 1.15),
-    ("pytorch", "1e7", "adam, optimizer", ("memory",), 1 / 1.15),
-    ("mxnet", "1e7", "adam, fused", ("memory",), 1 / 1.15),
-    *((tab, "1e7", "yogi, fused", ("adam, fused",), 1 / 1.1) for tab in ("numpy", "pytorch", "mxnet")),
-]
+#: By tab, how often our time is to fit into that of the framework's own; in NumPy, into that of the chapter's code.
+GOALS: dict[str, dict[str, float]] = {
+    "pytorch": {"chapter": 1, "mlp": 1, "resnet50": 1.2, "gpt2": 1.1, "1000 x 1000": 1.2, "1e7": 1, "1e8": 1},
+    "tensorflow": {"chapter": 1, "mlp": 1, "resnet50": 1, "gpt2": 1, "1000 x 1000": 1, "1e7": 1.3},
+    "mxnet": {"chapter": 1.3, "mlp": 1.5, "resnet50": 3, "gpt2": 3, "1000 x 1000": 4, "1e7": 5},
+    "numpy": {"chapter": 1, "mlp": 3, "resnet50": 8, "gpt2": 8, "1000 x 1000": 4, "1e7": 13},
+}
 #: The same for an epoch: d2l's `train_ch11` with our step, and `train`, against `train_ch11` with the chapter's code.
-EPOCH_GOALS = {"pytorch": (1.3, 2), "mxnet": (1.3, 2), "tensorflow": (1.4, 8)}
+EPOCH_GOALS = {"pytorch": (1.3, 2), "mxnet": (1.3, 2), "tensorflow": (1.4, 2)}
 
-Contestant = Callable[[], Any]
 _LR = 1e-3
 
 
-class Arrays:
-    """Parameters, gradients and states of one contestant; `refill` before a step, as some set gradients to zero."""
+class Contestant(NamedTuple):
+    """A step as its users make it; `refill` gives it new gradients before, as a backward pass does."""
 
-    def __init__(self, tab, shapes):
-        self.tab, self.module = tab, protocol.load(tab)
-        start = [numpy.full(shape, 0.5, "float32") for shape in shapes]
-        self.params = [self.module.TAB.parameter(x) for x in start]
-        self.grads = [self.module.TAB.give(p, x.copy()) for p, x in zip(self.params, start, strict=True)]
-        self.states = [tuple(self.module.TAB.zeros(shape, "float32") for _ in "vs") for shape in shapes]
-
-    def refill(self):
-        """Give each gradient its value again."""
-        if self.tab == "pytorch":
-            for p in self.params:
-                p.grad.fill_(0.5)
+    name: str
+    refill: Callable[[], Any]
+    step: Callable[[], Any]
+    params: list
 
 
-def _function(arrays, step):
-    """`step` in the calling convention of this tab, with nothing left to be done when it returns."""
-    grads = () if arrays.tab in ("pytorch", "mxnet") else (arrays.grads,)
-    step = functools.partial(step, arrays.params, *grads, arrays.states, {"lr": _LR, "t": 1})
-    return _waiting(arrays, step) if arrays.tab == "mxnet" else step
+def _torch(torch, shapes, make):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    params = [torch.full(shape, 0.5, requires_grad=True, device=device) for shape in shapes]
+    optimizer = make(params, lr=_LR)
+
+    def refill():
+        optimizer.zero_grad(set_to_none=True)
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        torch.cuda.synchronize() if device == "cuda" else None
+
+    def step():
+        optimizer.step()
+        torch.cuda.synchronize() if device == "cuda" else None
+
+    return refill, step, params
 
 
-def _waiting(arrays, *steps):
-    def call():
-        for step in steps:
-            step()
-        arrays.module.mxnet.nd.waitall()
-
-    return call
-
-
-def _ours(arrays, rule):
-    return _function(arrays, getattr(arrays.module, rule))
+def _keras(tf, shapes, make):
+    """A step in a tf.function, as in `fit`."""
+    params = [tf.Variable(tf.fill(shape, 0.5)) for shape in shapes]
+    grads = [tf.fill(shape, 0.5) for shape in shapes]
+    optimizer = make(_LR)
+    optimizer.build(params)
+    apply = tf.function(lambda *grads: optimizer.apply(grads, params))
+    return lambda: None, functools.partial(apply, *grads), params
 
 
-def _eager(arrays, rule):
-    step = _ours(arrays, rule)
+def _gluon(mxnet, shapes, make):
+    params = [mxnet.gluon.Parameter(f"p{i}", shape=shape) for i, shape in enumerate(shapes)]
+    for p in params:
+        p.initialize(mxnet.init.Constant(0.5))
+    trainer = mxnet.gluon.Trainer(params, make(learning_rate=_LR))
 
-    def call():
-        choice = fused.choice()
-        fused.set_fused(False)
-        try:
-            step()
-        finally:
-            fused.set_fused(choice)
+    def refill():
+        with mxnet.autograd.record():
+            losses = [(0.5 * p.data()).sum() for p in params]
+        mxnet.autograd.backward(losses)
+        mxnet.nd.waitall()
 
-    return call
+    def step():
+        trainer.step(1)
+        mxnet.nd.waitall()
+
+    return refill, step, [p.data() for p in params]
 
 
-def _rendered(tab, rule):
+def _numpy(shapes, make):
+    params, grads = ([numpy.full(shape, 0.5, "float32") for shape in shapes] for _ in range(2))
+    states = [tuple(numpy.zeros(shape, "float32") for _ in "vs") for shape in shapes]
+    return lambda: None, functools.partial(make, params, grads, states, {"lr": _LR, "t": 1}), params
+
+
+def rendered(tab: str, rule: str) -> Callable[..., None]:
+    """Return the function that the chapter shows."""
     namespace: dict[str, Any] = {}
     exec(render.render(tab, rule), namespace)
     return namespace[rule]
 
 
-def _torch(arrays, make, zero_grad=False, **options):
-    optimizer = make(arrays.params, lr=_LR, **options)
-    if zero_grad:  # as `adam` does: its gradients are zero after
-        return lambda: (optimizer.step(), optimizer.zero_grad(set_to_none=False))
-    return optimizer.step
-
-
-def _keras(arrays, make, **options):
-    """A step in a tf.function, as in `fit`."""
-    optimizer = make(_LR)
-    optimizer.build(arrays.params)
-    apply = functools.partial(optimizer.apply, trainable_variables=arrays.params)
-    return functools.partial(arrays.module.tf.function(apply, **options), arrays.grads)
-
-
-def _gluon(arrays, make):
-    update = arrays.module.mxnet.optimizer.get_updater(make(_LR))
-    steps = [lambda i=i, p=p: update(i, p.grad, p) for i, p in enumerate(arrays.params)]
-    return _waiting(arrays, *steps)
-
-
-def _adam_update(arrays):
-    steps = []
-    for p, state in zip(arrays.params, arrays.states, strict=True):
-        row = [x.as_nd_ndarray() for x in (p, p.grad, *state)]
-        steps.append(functools.partial(arrays.module.mxnet.nd.adam_update, *row, lr=_LR, out=row[0]))
-    return _waiting(arrays, *steps)
-
-
-def _of_the_rule(arrays):
-    tf = arrays.module.tf
-    t, states = tf.Variable(0.0), [[tf.Variable(tf.zeros(p.shape)) for _ in "vs"] for p in arrays.params]
-    adam = Rule("adam").bound({"sqrt": tf.sqrt, "square": tf.square, "sign": tf.sign, "maximum": tf.maximum})
-
-    @tf.function
-    def step(grads):
-        t.assign_add(1.0)
-        for p, g, state in zip(arrays.params, grads, states, strict=True):
-            for x, value in zip((p, *state), adam(p, g, *state, t, _LR), strict=True):
-                x.assign(value)
-
-    return functools.partial(step, arrays.grads)
-
-
-def _apply_adam(arrays):
-    tf = arrays.module.tf
-    states = [[tf.Variable(tf.zeros(p.shape)).handle for _ in "vs"] for p in arrays.params]
-    numbers = {"lr": _LR, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "beta1_power": 0.9, "beta2_power": 0.999}
-
-    def call():
-        for p, g, (v, s) in zip(arrays.params, arrays.grads, states, strict=True):
-            tf.raw_ops.ResourceApplyAdam(var=p.handle, m=v, v=s, grad=g, **numbers)
-
-    return call
-
-
-def _native(arrays, rule):
-    make = {"pytorch": _torch, "tensorflow": _keras, "mxnet": _gluon}[arrays.tab]
-    return make(arrays, getattr(arrays.module, rule.capitalize()))
-
-
-#: What this project has for a step of a rule.
-_OURS = {
-    "fused": _ours,
-    "eager": _eager,
-    "the chapter's code": lambda arrays, rule: _function(arrays, _rendered(arrays.tab, rule)),
-    "optimizer": _native,
-}
-#: What some of them are there, as its arrays lend no memory, and its optimizers are for graphs.
-_IN_TENSORFLOW = {"fused": "graph", "optimizer": "optimizer, tf.function"}
-#: The Adams of the framework itself, its best first.
-_THEIRS: dict[str, dict[str, Callable[[Arrays], Contestant]]] = {
-    "numpy": {},
-    "pytorch": {
-        _TORCH: lambda a: _torch(a, a.module.torch.optim.Adam, fused=True),
-        f"{_TORCH} and zero_grad": lambda a: _torch(a, a.module.torch.optim.Adam, fused=True, zero_grad=True),
-        "torch.optim.Adam": lambda a: _torch(a, a.module.torch.optim.Adam),
-    },
-    "tensorflow": {
-        _KERAS[0]: lambda a: _keras(a, a.module.keras.optimizers.Adam),
-        _KERAS[1]: lambda a: _keras(a, a.module.keras.optimizers.Adam, jit_compile=True),
-        "tf.function of the rule": _of_the_rule,
-        "tf.raw_ops.ResourceApplyAdam": _apply_adam,
-    },
-    "mxnet": {
-        "mx.nd.adam_update": _adam_update,
-        "mx.optimizer.Adam": lambda a: _gluon(a, a.module.mxnet.optimizer.Adam),
-    },
-}
-
-
-def contestants(tab: str, shapes, rules=tuple(spec.SECTION)) -> Iterator[tuple[str, Contestant, Arrays]]:
-    """Yield what takes part in a case: a name, a step, and its arrays."""
-    large = sum(map(math.prod, shapes)) > 3 * 10**7  # then only what has a chance, as each has arrays of its own
-    made: dict[str, Callable[[Arrays], Contestant]] = {}
-    for rule, (name, make) in itertools.product(rules, _OURS.items()):
-        left_out = fused.facts()["why"] if name == "fused" else large or (tab, name) == ("numpy", "optimizer")
-        if not left_out:
-            name = _IN_TENSORFLOW.get(name, name) if tab == "tensorflow" else name
-            made[f"{rule}, {name}"] = functools.partial(make, rule=rule)
-    made |= itertools.islice(_THEIRS[tab].items(), 1 if large else None)
-    if len(shapes) > 100:  # XLA compiles a thousand tensors for minutes
-        made.pop(_KERAS[1], None)
-    for name, step in made.items():
-        arrays = Arrays(tab, shapes)
-        yield name, step(arrays), arrays
-
-
-def memory(tab: str, shapes) -> Contestant:
-    """A pass that does nothing but read and write, in as many threads, and as much memory as a step has in all."""
-    size = 2 * sum(math.prod(shape) for shape in shapes)
-    x, y = (numpy.ones(size, "float32") for _ in range(2))
-
-    def add(first, last, done, number):
-        if not done[number]:
-            numpy.add(x[first:last], y[first:last], out=x[first:last])
-            done[number] = True
-
-    return lambda: Pass(add, (), size, protocol.load(tab).TAB, ([], 0), False).run()
-
-
-_MEMORY_BYTES = 24  # of such a pass, for each parameter: 2 arrays are read and 1 written, of 2 numbers each
+def contestants(tab: str, shapes: Shapes, rules=tuple(spec.SECTION)) -> list[Contestant]:
+    """Return what is compared in a tab: the native optimizers of `rules`, then the framework's own Adam."""
+    module = protocol.load(tab)
+    steps = {rule: getattr(module, rule if tab == "numpy" else rule.capitalize()) for rule in rules}
+    match tab:
+        case "pytorch":
+            family: Callable = functools.partial(_torch, module.torch)
+            steps["torch.optim.Adam(fused=True)"] = functools.partial(module.torch.optim.Adam, fused=True)
+        case "tensorflow":
+            family = functools.partial(_keras, module.tf)
+            steps["keras.optimizers.Adam"] = module.keras.optimizers.Adam
+        case "mxnet":
+            family = functools.partial(_gluon, module.mxnet)
+            steps["mx.optimizer.Adam"] = module.mxnet.optimizer.Adam
+        case _:
+            family, steps["the chapter's code"] = _numpy, rendered(tab, "adam")
+    return [Contestant(name, *family(shapes, step)) for name, step in steps.items()]
 
 
 def measure(tab: str, size: str, rules=tuple(spec.SECTION), seconds: float = 10.0, rounds: int = 5) -> dict[str, Any]:
     """Time the contestants of one case in turns, for about so many seconds and at least so many rounds.
 
-    A turn is some calls, one after the other as in training, and counts with their median. Returns `contestants`, a
-    list of dicts: `name`, the median `seconds` of a step, and `turns`, the seconds in each.
+    A turn is some steps, one after the other as in training, and counts with their median. Returns `contestants`, a
+    list of dicts: `name`, the median `seconds` of a step, `turns`, the seconds in each, and `memory`, how many bytes
+    a step takes for a while (None where Linux is not there to say).
     """
-    shapes = SIZES[size]
+    shapes = SHAPES[size]
     number = sum(map(math.prod, shapes))
-    made: list[tuple[str, Contestant, Arrays | None]] = [*contestants(tab, shapes, rules)]
-    if number >= 10**5:
-        made.append(("memory", memory(tab, shapes), None))
     turns: dict[str, Callable[[], float]] = {}
-    for name, call, arrays in made:
-        _turn(call, arrays, 3)  # what is compiled or allocated once is not counted
-        turns[name] = functools.partial(_turn, call, arrays, 25 if number < 1000 else 3)
+    memory: dict[str, int | None] = {}
+    for contestant in contestants(tab, shapes, rules):
+        _turn(contestant, 3)  # what is compiled or allocated once is not counted
+        memory[contestant.name] = _memory(contestant)
+        turns[contestant.name] = functools.partial(_turn, contestant, 25 if number < 10**6 else 3)
     began = time.perf_counter()
     taken = _in_turns(turns, lambda n: n < rounds or (time.perf_counter() - began < seconds and n < 200))
+    for x in taken:
+        x["memory"] = memory[x["name"]]
     return {"tab": tab, "size": size, "parameters": number, "tensors": len(shapes), "contestants": taken}
 
 
-def _turn(call, arrays, calls):
+def _turn(contestant, steps):
     taken = []
-    for _ in range(calls):
-        if arrays:
-            arrays.refill()
+    for _ in range(steps):
+        contestant.refill()
         start = time.perf_counter()
-        call()
+        contestant.step()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken)
+
+
+def _memory(contestant):
+    """By how much the memory of this process grows while a step is made."""
+    contestant.refill()
+    before = after = None
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is used now
+        before = _peak()
+        contestant.step()
+        after = _peak()
+    return None if before is None or after is None else after - before
+
+
+def _peak():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def _in_turns(turns: dict[str, Callable[[], float]], goes_on: Callable[[int], bool]) -> list[dict[str, Any]]:
@@ -301,7 +238,7 @@ def epochs(tab: str, rounds: int = 3) -> list[dict[str, Any]]:
         return seconds[-1] / 2
 
     turns: dict[str, Callable[[], float]] = {
-        "train_ch11, the chapter's code": functools.partial(train_ch11, _rendered(tab, "adam")),
+        "train_ch11, the chapter's code": functools.partial(train_ch11, rendered(tab, "adam")),
         "train_ch11, ours": functools.partial(train_ch11, module.adam),
         "train": lambda: protocol.train(tab).seconds_per_epoch,
     }
@@ -321,28 +258,24 @@ class _Still:
 
 
 def ratios(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return for each goal that was measured how often our time fits into the other's: the median and the quartiles."""
+    """Return for each that was measured how often our time fits into the other's: the median and the quartiles."""
     rows = []
-    for tab, size, ours, against, goal in GOALS:
-        for case in result["cases"]:
-            made = {x["name"]: x for x in case["contestants"]}
-            others = [made[name] for name in against if name in made]
-            if (case["tab"], case["size"]) == (tab, size) and ours in made and others:
-                other = min(others, key=lambda x: x["seconds"])
-                rows.append(_ratio(f"{tab}, {size}", made[ours], other, goal))
-    for tab, (book, *ours) in result["epochs"].items():
-        for mine, goal in zip(ours, EPOCH_GOALS[tab], strict=True):
-            rows.append(_ratio(f"{tab}, an epoch", mine, book, goal))
+    for at, (*ours, other), goals in cases(result):
+        for mine, goal in zip(ours, goals, strict=False):
+            turns = [x / y for x, y in zip(other["turns"], mine["turns"], strict=True)]
+            low, ratio, high = statistics.quantiles(turns, n=4)
+            row = {"at": at, "ours": mine["name"], "against": other["name"], "ratio": ratio, "low": low, "high": high}
+            rows.append(row | {"goal": goal, "met": goal is None or ratio >= goal})
     return rows
 
 
-def _ratio(at, ours, other, goal):
-    # What a pass over memory takes is counted for the bytes of a step.
-    factor = BYTES / _MEMORY_BYTES if other["name"] == "memory" else 1
-    turns = [factor * x / y for x, y in zip(other["turns"], ours["turns"], strict=True)]
-    low, ratio, high = statistics.quantiles(turns, n=4)
-    row = {"at": at, "ours": ours["name"], "against": other["name"], "ratio": ratio, "low": low, "high": high}
-    return row | {"goal": goal, "met": ratio >= goal}
+def cases(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]], Iterable[float | None]]]:
+    """Yield what was measured, in words, its contestants, ours and then the other, and the goals of ours."""
+    for case in result["cases"]:
+        goal = GOALS[case["tab"]].get(case["size"])
+        yield f"{case['tab']}, {case['size']}", case["contestants"], itertools.repeat(goal)
+    for tab, (book, *ours) in result["epochs"].items():
+        yield f"{tab}, an epoch", [*ours, book], EPOCH_GOALS[tab]
 
 
 def machine() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The NumPy tab: the reference. The same spec on `numpy.ndarray`, with gradients worked out by hand."""
 
+import ctypes
 from typing import Any
 
 import numpy
@@ -61,7 +62,7 @@ class NumPy(Tab):
                 flags = x.flags
                 if not (flags.c_contiguous and flags.aligned and (flags.writeable or x is g)):
                     return OTHERWISE
-                row.append(x.__array_interface__["data"][0])
+                row.append(_address(x))
             if p.size:
                 rows.append((*row, p.size))
         return Memory(dtype.name, rows, (params, grads, states))
@@ -82,6 +83,14 @@ class NumPy(Tab):
             return ([X.T @ error, error.sum(axis=0)],)
 
         return params, loss, gradients
+
+
+def _address(x):
+    """Where the elements of a contiguous array are; its `__array_interface__` says so too, in five times the time."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(x))
+    except (TypeError, ValueError):  # it may only be read, or is empty
+        return x.__array_interface__["data"][0]
 
 
 TAB = NumPy()

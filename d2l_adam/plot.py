@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.lines import Line2D
 
 from d2l_adam.protocol import TOLERANCE
 
@@ -56,7 +57,10 @@ def style(language: str) -> dict:
 
 
 def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"], language: str = "English") -> Figure:
-    """Draw the curves that `d2l_adam.compare` gives; the dotted line is the allowed distance."""
+    """Draw the curves that `d2l_adam.compare` gives; the dotted line is the allowed distance.
+
+    `language` is "English" or "日本語"; it raises as `style` does.
+    """
     rules = list(dict.fromkeys(curve["rule"] for curve in curves))
     settings, words = style(language), WORDS[language]
     with matplotlib.rc_context(settings):
@@ -80,33 +84,34 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"], language: 
     return figure
 
 
-def draw_steps(cases: list[dict]) -> Figure:
-    """Draw what a step of one tensor costs for each parameter, against its size, as `d2l_adam.bench` measures it."""
-    tabs = list(dict.fromkeys(case["tab"] for case in cases))
-    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3, "font.size": 9}):
-        figure = Figure(figsize=(4.6 * len(tabs), 7), layout="constrained")
-        for axes, tab in zip(figure.subplots(1, len(tabs), sharey=True, squeeze=False)[0], tabs, strict=True):
-            _draw_tab(axes, [case for case in cases if case["tab"] == tab and case["tensors"] < 3])
-            axes.set_title(str(STYLE[tab]["label"]).partition(",")[0])
-        figure.axes[0].set_ylabel("ns a parameter")
+def draw_steps(ratios: list[dict]) -> Figure:
+    """Draw how often our steps fit into the others', as `d2l_adam.bench.ratios` has it, with quartiles and goals."""
+    names = [*dict.fromkeys(x["ours"] for x in ratios)]
+    panels: dict[str, dict[str, list[dict]]] = {}
+    for x in ratios:
+        tab, _, size = x["at"].partition(", ")
+        panels.setdefault(tab, {}).setdefault(size, []).append(x)
+    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(3.2 * len(panels) + 1, 4.2), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (tab, sizes) in zip(row, panels.items(), strict=True):
+            for at, rows in enumerate(sizes.values()):
+                for x in rows:
+                    i = names.index(x["ours"])
+                    low, high = x["ratio"] - x["low"], x["high"] - x["ratio"]
+                    place = at + 0.2 * (i % 2) - 0.1
+                    axes.errorbar(place, x["ratio"], [[low], [high]], marker="os^v"[i % 4], color=STYLE[tab]["color"])
+                    if x["goal"]:
+                        axes.plot(place, x["goal"], "_", color="0.4", markersize=12)
+            axes.axhline(1, color="black", linewidth=1)
+            axes.set(yscale="log", title=str(STYLE[tab]["label"]).partition(",")[0], xlim=(-0.6, len(sizes) - 0.4))
+            axes.set_xticks(range(len(sizes)), [*sizes], rotation=40, ha="right")
+            axes.yaxis.set_major_formatter("{x:g}")
+        figure.axes[0].set_ylabel("the other's time / ours")
+        keys = [Line2D([], [], color="0.1", marker="os^v"[i % 4], linestyle="", label=x) for i, x in enumerate(names)]
+        keys.append(Line2D([], [], color="0.4", marker="_", markersize=12, linestyle="", label="goal"))
+        figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     return figure
-
-
-def _draw_tab(axes, cases):
-    lines: dict[str, list[tuple[int, float]]] = {}
-    names = {x["name"] for case in cases for x in case["contestants"]}
-    for case in sorted(cases, key=lambda case: case["parameters"]):
-        for x in case["contestants"]:
-            if x["name"].replace("yogi", "adam") not in names - {x["name"]}:  # Yogi lies on Adam
-                lines.setdefault(x["name"], []).append((case["parameters"], x["seconds"] / case["parameters"] * 1e9))
-    for i, (name, points) in enumerate(lines.items()):
-        style = {"color": f"C{i}", "marker": "o", "markersize": 4}
-        if name == "memory":
-            style, name = {"color": "black", "linestyle": ":", "linewidth": 2}, "28 bytes at the memory's bandwidth"
-            points = [(x, y * 28 / 24) for x, y in points]
-        axes.plot(*zip(*points, strict=True), label=name, **style | ({"linewidth": 3} if name == "adam, fused" else {}))
-    axes.set(xscale="log", yscale="log", xlabel="parameters")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -80,7 +80,8 @@ class Step:
                 return [part, Zeroing(tab, params)] if zero_grad and not part.zeroed else [part]
             refusal = memory
         lent: list[Lent] = []
-        rows = contract.rows(tab, self.rule.state, params, tab.dense(params, grads), states, name)
+        params, grads, states = self.plain(params, grads, states, name)
+        rows = contract.rows(tab, self.rule.state, params, grads, states, name)
         if choice is not False and len(rows) > 1:
             each = zip(params, grads, states, strict=True)
             alone = [self.lent([p], [g], [state], options) for p, g, state in each]
@@ -99,6 +100,10 @@ class Step:
         if zero_grad and not all(part.zeroed for part in parts):
             parts.append(Zeroing(tab, params))
         return parts
+
+    def plain(self, params, grads, states, name) -> tuple:
+        """Parameters, gradients and states as the rule takes them: dense, for one."""
+        return params, self.tab.dense(params, grads), states
 
     def operations(self, rows, numbers, options, choice, refusal: Refusal | None) -> list:
         """The step of rows whose memory is not lent, computed by the framework's operations."""

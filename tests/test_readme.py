@@ -1,4 +1,4 @@
-"""What the README shows is so: its code runs, its spec is the spec, its numbers are the numbers."""
+"""What the README and the guide show is so: their code runs, their spec is the spec, their numbers are the numbers."""
 
 import ast
 import inspect
@@ -24,9 +24,36 @@ from distributed import ENGINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHOWN, RENDERED, CHAPTER, CONCISE, OTHERS, TRAIN, TORCH, KERAS, GLUON, SPEED, CARRY, TESTING, RULE = BLOCKS[:13]
-STEP, IN_TORCH, IN_KERAS, IN_GLUON, LION_RENDERED, GOES_ON, FRAMEWORK = BLOCKS[13:]
+GUIDE = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "chapter_optimization" / "guide").glob("*.md")}
+
+
+def blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+SHOWN, YOGI, IN_FIT, ANY_RULE, ONE_FILE = blocks(README)
+(RENDERED,) = blocks(GUIDE["chapter"])
+CHAPTER, CONCISE, OTHERS, TRAIN = blocks(GUIDE["notebook"])
+TORCH, KERAS, GLUON = blocks(GUIDE["optimizers"])
+(SPEED,), (CARRY,), (TESTING,), (FRAMEWORK,) = (blocks(GUIDE[x]) for x in ("speed", "files", "check", "frameworks"))
+RULE, STEP, IN_TORCH, IN_KERAS, IN_GLUON, LION_RENDERED, GOES_ON = blocks(GUIDE["rules"])
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_the_readme_is_short_and_its_examples_run(monkeypatch, tmp_path, capsys):
+    assert len(README.splitlines()) <= 150
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(YOGI, {})
+    pyplot.close("all")
+    assert "loss: 0.24" in capsys.readouterr().out
+    namespace = {}
+    exec(IN_FIT, namespace)
+    assert namespace["model"].optimizer.rule.function is spec.yogi
+    exec(ANY_RULE, namespace)
+    assert namespace["Lion"]([torch.nn.Parameter(torch.ones(1))], lr=1e-3).rule.name == "lion"
+    exec(ONE_FILE, namespace)
+    assert namespace["history"].losses[-1] == pytest.approx(oracle.curve("adam")[-1], abs=1e-6)
 
 
 def test_the_spec_shown_is_the_spec():
@@ -201,7 +228,7 @@ def test_the_table_s_numbers_are_the_numbers():
 
 
 def test_the_table_of_several_processes_has_every_engine():
-    rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +[\d.]+ │", README)
+    rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +[\d.]+ │", GUIDE["processes"])
     assert [row[:3] for row in rows] == [
         (tab, engine, rule) for tab, engines in ENGINES.items() for engine in engines for rule in spec.SECTION
     ]
@@ -212,10 +239,13 @@ def test_what_the_readme_points_to_is_there():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {*re.findall(r"`make (\w+)`", README)} <= targets
+    for text in (README, *GUIDE.values()):
+        assert {*re.findall(r"(?:`|^    )make (\w+)", text, re.MULTILINE)} <= targets
+        for file in re.findall(r"`(chapter_optimization/[\w.]+)`", text):
+            assert (ROOT / file).is_file(), file
 
 
 def test_the_versions_named_are_those_installed_by_make():
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     for package in ("numpy", "torch", "tensorflow", "keras", "mxnet", "d2l"):
-        assert pins[package] in README, package
+        assert pins[package] in GUIDE["install"], package

@@ -15,12 +15,13 @@ from d2l_adam.mxnet.framework import mxnet
 
 _CPU = {mxnet.Context.devstr2type[name] for name in ("cpu", "cpu_pinned", "cpu_shared")}
 _FULL = {mxnet.ndarray.ndarray._DTYPE_NP_TO_MX[numpy.dtype(name).type]: name for name in contract.FULL}
+_ARRAYS = {mxnet.np.ndarray, mxnet.nd.NDArray}  # the latter in optimizers
 _LIB = mxnet.base._LIB  # its functions return 0 if they succeed
 
 
 def lend(params, grads, states):
     """The memory of these arrays, once nothing else reads or writes it."""
-    if not all(type(x) is mxnet.np.ndarray for row in zip(params, grads, strict=True) for x in row):
+    if not _ARRAYS.issuperset(map(type, (*params, *grads))):
         return OTHERWISE
     # What is still to be done may read and write the arrays. (To wait for the readers of one of them costs far more.)
     mxnet.nd.waitall()
@@ -35,7 +36,7 @@ def lend(params, grads, states):
         if (*like,) != first[1:] or kind(g, keep=False) != kind_of_p:
             return OTHERWISE
         for x in state:
-            if type(x) is not mxnet.np.ndarray or kind(x) != kind_of_p:
+            if type(x) not in _ARRAYS or kind(x) != kind_of_p:
                 return OTHERWISE
         if 0 in shape:
             continue
@@ -55,7 +56,8 @@ def _kinds():
 
     def kind(x, keep=True):
         handle = x.handle
-        of, known = x.__dict__.get("_d2l_adam", (None, None))
+        kept = getattr(x, "__dict__", None)
+        of, known = kept.get("_d2l_adam", (None, None)) if kept else (None, None)
         if of is not handle:
             if (
                 _LIB.MXNDArrayGetShapeEx(handle, *shape_to)
@@ -64,8 +66,8 @@ def _kinds():
             ):
                 return None, None, None, None
             known = tuple(dims[: ndim.value]), dtype.value, device.value, number.value
-            if keep:  # for a handle they never change; a gradient has another each time
-                x.__dict__["_d2l_adam"] = handle, known
+            if keep and kept is not None:  # for a handle they never change; a gradient has another each time
+                kept["_d2l_adam"] = handle, known
         return known
 
     return kind

@@ -28,9 +28,21 @@ MXNet prints an error that occurs in one, and goes on.
 """
 
 
+class _NativeStep(Step):
+    """A step of arrays as an updater has them: of MXNet's older kind, gradients perhaps sparse or on another device."""
+
+    def plain(self, params, grads, states, name):
+        weights = [x.as_np_ndarray() for x in params]
+        dense = [g if g.stype == "default" else g.tostype("default") for g in grads]
+        # A key-value store may sum the gradients elsewhere, in pinned memory for one.
+        grads = [g.as_np_ndarray().as_in_ctx(p.ctx) for g, p in zip(dense, weights, strict=True)]
+        return weights, grads, [tuple(x.as_np_ndarray() for x in state) for state in states]
+
+
 class RuleOptimizer(native.OfRule, mxnet.optimizer.Optimizer):
     """The steps of a rule, as MXNet asks for them."""
 
+    step_type = _NativeStep
     num_update: int  # of the base class
     default_learning_rate: float | None = None
 
@@ -101,13 +113,12 @@ class RuleOptimizer(native.OfRule, mxnet.optimizer.Optimizer):
             self._update(index, weight, grad, state)
 
     def _update(self, index, weights, grads, states, copied_to=()):
-        states = [tuple(x.as_np_ndarray() for x in state) for state in states]
-        rows = [_row(*row) for row in zip(weights, grads, states, strict=True)]
+        rows = zip(weights, grads, map(tuple, states), strict=True)
         counts = {i: self._index_update_count.get(i, self.begin_num_update) + 1 for i in index}
         before, after = self.num_update, max(self.num_update, *counts.values())
         self.num_update = after  # the scheduler is asked for the rate of the step to be made
         try:
-            alike: dict[tuple, list] = {}
+            alike: dict[tuple[int, float, float], list] = {}
             for i, row, lr, wd in zip(index, rows, self._get_lrs(index), self._get_wds(index), strict=True):
                 numbers = counts[i], contract.number(TAB, "lr", lr), contract.number(TAB, "wd", wd)
                 alike.setdefault(numbers, []).append(row)
@@ -140,18 +151,11 @@ class RuleOptimizer(native.OfRule, mxnet.optimizer.Optimizer):
         return self.rule_step.prepare(weights, grads, list(states), numbers, options)
 
 
-def _row(weight, grad, state):
-    if grad.stype != "default":
-        grad = grad.tostype("default")
-    # A key-value store may sum the gradients elsewhere, in pinned memory for one.
-    weight = weight.as_np_ndarray()
-    return weight, grad.as_np_ndarray().as_in_ctx(weight.ctx), state
-
-
 _ADAM = """
     lazy_update (bool): only False: with True, which is MXNet's own default, the rows without a gradient would be left
         as they are (default: False)
-
+"""
+_EPSILON = """
 MXNet's own Adam adds its `epsilon` (1e-8) before the bias is corrected: that is the "epsilon hat" of Kingma and Ba, and
 stands for `epsilon * sqrt(1 - beta2**t)` at step t. Here it is added after that, as in the papers; the default is the
 chapter's.
@@ -173,7 +177,7 @@ class Adam(RuleOptimizer):
     array([0.9, 0.9])
     """
 
-    rule_step = Step(TAB, spec.adam)
+    rule_step = _NativeStep(TAB, spec.adam)
     names = {"eps": "epsilon"}
     default_learning_rate = 1e-3
 
@@ -198,7 +202,7 @@ class Yogi(Adam):
     array([0.9, 0.9])
     """
 
-    rule_step = Step(TAB, spec.yogi)
+    rule_step = _NativeStep(TAB, spec.yogi)
     default_learning_rate = 1e-2
 
     def __init__(self, learning_rate=None, beta1=0.9, beta2=0.999, epsilon=1e-3, **options):
@@ -215,7 +219,7 @@ def _register(cls, name):
 
 
 for _class in (Adam, Yogi):
-    native.describe(_class, "learning_rate", _ADAM + _TEXT)
+    native.describe(_class, "learning_rate", _ADAM.rstrip() + _TEXT + _EPSILON)
     _register(_class, _class.rule.name)
 
 

@@ -160,7 +160,8 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
 
 _ADAM = """
     amsgrad (bool): only False, as True is another rule (default: False)
-
+"""
+_EPSILON = """
 `keras.optimizers.Adam` adds its `epsilon` (1e-7) before the bias is corrected: that is the "epsilon hat" of Kingma and
 Ba, and stands for `epsilon * sqrt(1 - beta_2**t)` at step t. Here it is added after that, as in the papers; the default
 is the chapter's.
@@ -209,7 +210,7 @@ class Yogi(Adam):
 
 
 for _class in (Adam, Yogi):
-    native.describe(_class, "learning_rate", _ADAM + _TEXT)
+    native.describe(_class, "learning_rate", _ADAM.rstrip() + _TEXT + _EPSILON)
 
 
 @functools.cache

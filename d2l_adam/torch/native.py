@@ -1,6 +1,7 @@
 """Rules as `torch.optim.Optimizer`s."""
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ from d2l_adam.interrupt import deferred, finish
 from d2l_adam.rule import Rule
 from d2l_adam.step import Step
 from d2l_adam.torch.framework import torch
-from d2l_adam.torch.memory import PLAIN
 from d2l_adam.torch.tab import STATE_DTYPES, TAB, dense, refuse_capture
 
 #: What every optimizer of this module takes, with its default.
@@ -57,8 +57,18 @@ two steps in one. (`torch.optim` warns of it, and makes both.)
 """
 
 
-class _CompilingStep(Step):
-    """A step whose rows that Numba cannot take are compiled by PyTorch where that is worth it."""
+class _NativeStep(Step):
+    """A step of any tensors; rows that Numba cannot take are compiled by PyTorch where that is worth it."""
+
+    def plain(self, params, grads, states, name):
+        rows = []
+        with deferred(), torch.no_grad():
+            for i, (p, grad, state) in enumerate(zip(params, grads, states, strict=True)):
+                grad = dense(p, grad)
+                if isinstance(grad, torch.Tensor):  # another is refused as it is
+                    grad = _beside(p, grad.resolve_conj(), state, self.rule.state, name, i)
+                rows.append((_plain(p), _plain(grad), tuple(map(_plain, state))))
+        return tuple(zip(*rows, strict=True))
 
     def operations(self, rows, numbers, options, choice, refusal):
         from d2l_adam.torch.compiled import Compiled, compilable
@@ -75,7 +85,7 @@ class _CompilingStep(Step):
 class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
     """The steps of a rule, as PyTorch asks for them."""
 
-    step_type = _CompilingStep
+    step_type = _NativeStep
     #: What the state of a parameter has an array as, where that is not its name in the rule.
     state_names: Mapping[str, str] = {}
 
@@ -85,10 +95,12 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         self._configure(given.arguments.pop("params"), given.arguments)
 
     def _configure(self, params, defaults):
+        self._clocks: dict[int, tuple] = {}
         super().__init__(params, defaults)
 
     def __setstate__(self, state):
         super().__setstate__(state)
+        self._clocks = {}
         for group in self.param_groups:  # they may have been saved by torch.optim, or by an older version of it
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -116,14 +128,15 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
 
         def restore(optimizer):
             # The base class has rounded the state to the dtype of the parameter, and may have moved the counters.
-            keys = [key for group in loaded["param_groups"] for key in group["params"]]
-            params = [p for group in self.param_groups for p in group["params"]]
-            for key, p in zip(keys, params, strict=True):
-                if state := loaded["state"].get(key):
-                    self.state[p]["step"] = _clock(state["step"])
-                    for name in self._names():
-                        if p.dtype in STATE_DTYPES:
-                            self.state[p][name] = state[name].to(p.device, STATE_DTYPES[p.dtype], copy=True)
+            self._clocks.clear()
+            for group, given in zip(self.param_groups, loaded["param_groups"], strict=True):
+                pairs = zip(group["params"], map(loaded["state"].get, given["params"]), strict=True)
+                states = [(p, state) for p, state in pairs if state]
+                clocks = self._shared_clocks([float(state["step"]) for _, state in states])
+                for (p, state), clock in zip(states, clocks, strict=True):
+                    self.state[p]["step"] = clock
+                    for name in self._names() if p.dtype in STATE_DTYPES else ():
+                        self.state[p][name] = state[name].to(p.device, STATE_DTYPES[p.dtype], copy=True)
 
         # As hooks of its own: after those before loading that others have registered, and before those after it.
         hooks = [
@@ -182,13 +195,17 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         jobs = [job for number in range(len(self.param_groups)) for job in self._jobs(number)]
 
         def work():
-            for parts, age, states in jobs:
+            for parts, age, params, states in jobs:
                 for part in parts:
                     part.run()
-                clocks = [state["step"] for state in states.values()]
+                clocks = [state["step"] for state in states]
                 if clocks[0].item() == age:  # else this was done before an interrupt
-                    torch._foreach_add_(clocks, 1)
-                self.state.update(states)
+                    together = self._together(clocks)
+                    if together is None:
+                        torch._foreach_add_(clocks, 1)
+                    else:
+                        together += 1
+                self.state.update(zip(params, states, strict=True))
 
         finish(work)
 
@@ -197,30 +214,47 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         group, jobs = self.param_groups[number], []
         choice = fused.choice() if group["fused"] is None else group["fused"]
         names = self._names()
-        ages: dict[int, list[tuple]] = {}  # one, if no parameter was ever left out
-        for place, p in enumerate(group["params"]):
-            if p.grad is not None:
-                state = self.state.get(p) or self._zero_state(p)
-                if not isinstance(state["step"], torch.Tensor):
-                    state["step"] = _clock(state["step"])
-                ages.setdefault(int(state["step"]), []).append((place, p, state))
-        for age, members in ages.items():
+        given = [(p, grad) for p in group["params"] if (grad := p.grad) is not None]
+        states = [self.state.get(p) for p, _ in given]
+        if not all(states):
+            new = [i for i, state in enumerate(states) if not state]
+            for i, clock in zip(new, self._shared_clocks([0.0] * len(new)), strict=True):
+                states[i] = self._zero_state(given[i][0], clock)
+        for state in states:
+            if not isinstance(state["step"], torch.Tensor):
+                state["step"] = _clock(state["step"])
+        clocks = [state["step"] for state in states]
+        together = self._together(clocks)
+        ages = [int(x) for x in (clocks if together is None else together.tolist())]
+        for age in dict.fromkeys(ages):  # one, if no parameter was ever left out
+            places = [i for i, x in enumerate(ages) if x == age]
 
-            def name(i, members=members):
-                place = members[i][0]
+            def name(i, places=places):
+                with_grad = [place for place, p in enumerate(group["params"]) if p.grad is not None]
+                place = with_grad[places[i]]
                 place = group["param_names"][place] if "param_names" in group else place
                 return f"{place} of group {number}" if len(self.param_groups) > 1 else str(place)
 
             numbers, options = self._numbers(group, age + 1)
-            params, grads, states = [], [], []
-            for i, (_, p, state) in enumerate(members):
-                p, grad, arrays = _row(p, [state[key] for key in names], self.rule.state, name, i)
-                params.append(p)
-                grads.append(grad)
-                states.append(arrays)
-            parts = self.rule_step.prepare(params, grads, states, numbers, options, choice, name)
-            jobs.append((parts, age, {p: state for _, p, state in members}))
+            params, grads = zip(*[given[i] for i in places], strict=True)
+            chosen = [states[i] for i in places]
+            arrays = [tuple([state[key] for key in names]) for state in chosen]
+            parts = self.rule_step.prepare(params, grads, arrays, numbers, options, choice, name)
+            jobs.append((parts, age, params, chosen))
         return jobs
+
+    def _shared_clocks(self, steps):
+        """Clocks of parameters, one tensor each, in memory that can be advanced as one."""
+        together = _clock(steps)
+        clocks = together.unbind()
+        if clocks and type(together) is torch.Tensor:
+            self._clocks[id(clocks[0])] = clocks, together.numpy()
+        return clocks
+
+    def _together(self, clocks):
+        """The array that has the memory of these clocks, and of no others, if there is one."""
+        shared, together = self._clocks.get(id(clocks[0]), ((), None)) if clocks else ((), None)
+        return together if len(shared) == len(clocks) and all(map(operator.is_, shared, clocks)) else None
 
     def _numbers(self, group, t):
         """What the rule is given beside the arrays, and the options of `spec.conditioned`."""
@@ -238,8 +272,8 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
                 options["l2"] = weight_decay
         return numbers, options
 
-    def _zero_state(self, p):
-        return {"step": _clock(0)} | {name: TAB.zeros_like(p) for name in self._names()}
+    def _zero_state(self, p, clock):
+        return {"step": clock} | {name: TAB.zeros_like(p) for name in self._names()}
 
 
 _ADAM = """
@@ -264,7 +298,7 @@ class Adam(RuleOptimizer):
     tensor([0.9000, 1.9000])
     """
 
-    rule_step = _CompilingStep(TAB, spec.adam)
+    rule_step = _NativeStep(TAB, spec.adam)
     state_names = {"v": "exp_avg", "s": "exp_avg_sq"}
 
     def __init__(
@@ -324,7 +358,7 @@ class Yogi(Adam):
     tensor([0.9000, 1.9000])
     """
 
-    rule_step = _CompilingStep(TAB, spec.yogi)
+    rule_step = _NativeStep(TAB, spec.yogi)
 
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0, **options):
         super().__init__(params, lr, betas, eps, weight_decay, **options)
@@ -363,7 +397,7 @@ def _number(x):
 
 def _clock(step):
     """The number of steps as torch.optim has it: a tensor, on the processor, where reading it waits for no GPU."""
-    return torch.tensor(float(step), dtype=torch.float32, device="cpu")
+    return torch.tensor(step, dtype=torch.float32, device="cpu")
 
 
 def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:
@@ -379,7 +413,7 @@ def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:
     constants = [optimizer._constants(groups[p]) for p in params]
     if any(other != constants[0] for other in constants):
         raise ValueError("pytorch: the groups differ in betas or eps; save each in a file of its own")
-    states = [optimizer.state.get(p) or optimizer._zero_state(p) for p in params]
+    states = [optimizer.state.get(p) or optimizer._zero_state(p, _clock(0)) for p in params]
 
     def set_steps(steps):
         for p, state, step in zip(params, states, steps, strict=True):
@@ -395,21 +429,6 @@ def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:
         constants=constants[0] if constants else {},
         one_clock=False,
     )
-
-
-_TENSOR = {torch.Tensor}
-
-
-def _row(p, state, names, name, i):
-    """Parameter, gradient and state as real numbers of this process; `names` and `name(i)` are for errors."""
-    grad = p.grad
-    if type(p) in PLAIN and _TENSOR.issuperset(map(type, (grad, *state))) and not p.is_complex():  # the usual case
-        return p, grad, tuple(state)
-    with deferred(), torch.no_grad():
-        grad = dense(p, grad)
-        if isinstance(grad, torch.Tensor):  # another is refused as it is
-            grad = _beside(p, grad.resolve_conj(), state, names, name, i)
-        return _plain(p), _plain(grad), tuple(map(_plain, state))
 
 
 def _beside(p, grad, state, names, name, i):
