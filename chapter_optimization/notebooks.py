@@ -22,11 +22,20 @@ TIMEOUT = 300  # seconds for a cell; on a small machine the longest takes twenty
 
 
 def notebook(cells: list[markdown.Cell], tab: str, language: str) -> nbformat.NotebookNode:
-    """Return the notebook of one tab, ready to read; its references are the last cell."""
+    """Return the notebook of one tab, ready to read; its references are the last cell.
+
+    A code cell has the alternative text of its figure, which the text above it gives, as its metadata's `alt`.
+    """
     cells = [cell.within(tab) for cell in cells if cell.of(tab)]
     texts = iter(references.plain([cell.source for cell in cells if cell.kind == "markdown"], language))
     new = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
     made = [new[cell.kind](cell.source if cell.kind == "code" else next(texts)) for cell in cells]
+    alt = None
+    for cell, source in zip(made, cells, strict=True):
+        if source.kind == "markdown":
+            alt = references.alternative(source.source)
+        elif alt:
+            cell.metadata["alt"] = alt
     made.append(new["markdown"](references.references(language)))
     for i, cell in enumerate(made):
         cell.id = f"cell-{i}"

@@ -43,6 +43,9 @@ SPACES = re.compile(r"(?<=[\u3000-\u303f\uff00-\uffef]) +(?=\S)|(?<=[`$\])\w\0])
 _EQUATION = re.compile(r"\$\$\n:eqlabel:`(\w+)`")
 _TABLE = re.compile(r"^:(?!\w+:)(.+)\n\n((?:\|.*\n)+):label:`(\w+)`", re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)\n:label:`(\w+)`", re.MULTILINE)
+_FOLD = re.compile(r"<!-- fold: ([^\n]+) -->\n\n(.*?)\n\n<!-- end fold -->", re.DOTALL)
+_COMMENT = re.compile(r"^<!-- (?:alt|live|fold|end fold)\b.*-->\n*", re.MULTILINE)
+_ALT = re.compile(r"^<!-- alt: (.+) -->$", re.MULTILINE)
 _SLIDE_MARK = re.compile(
     r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))"
     r"|\[(?P<a>\*\*|~~)(?P<square>.+?)(?P=a)\]|\((?P<b>\*\*|~~)(?P<round>.+?)(?P=b)\)",
@@ -55,9 +58,16 @@ def without_slide_marks(text: str) -> str:
     return _SLIDE_MARK.sub(lambda match: match["code"] or match["square"] or match["round"], text)
 
 
-def plain(sources: list[str], language: str) -> list[str]:
-    """Return the texts of a section with references resolved and d2lbook's marks taken out.
+def alternative(text: str) -> str | None:
+    """Return the alternative text of the figure that follows a text, if that gives one."""
+    match = _ALT.search(text)
+    return match and match[1]
 
+
+def plain(sources: list[str], language: str) -> list[str]:
+    """Return the texts of a section with references resolved, and d2lbook's marks and those of the page taken out.
+
+    What is to be folded is, if it is all within one text.
     Raises KeyError, with its name, for a label or a citation that is not there.
     """
     words, text = WORDS[language], "\n\n".join(sources)
@@ -81,7 +91,8 @@ def plain(sources: list[str], language: str) -> list[str]:
         source = re.sub(r":numref:`(\w+)`", lambda m: (links | tables)[m[1]], source)
         source = re.sub(r":cite:`([\w.]+)`", lambda m: cite(m[1], "({}, {})"), source)
         source = re.sub(r":citet:`([\w.]+)`", lambda m: cite(m[1], "{} ({})"), source)
-        return SPACES.sub("", without_slide_marks(source))
+        source = _FOLD.sub(r"<details><summary>\1</summary>\n\n\2\n\n</details>", source)
+        return SPACES.sub("", without_slide_marks(_COMMENT.sub("", source))).strip()
 
     return [one(source) for source in sources]
 

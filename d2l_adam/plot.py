@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 
 from d2l_adam.protocol import TOLERANCE
@@ -15,26 +16,70 @@ STYLE = {
     "tensorflow": {"color": "#009E73", "linewidth": 1.8, "linestyle": (0, (4, 3)), "label": "TensorFlow"},
     "numpy": {"color": "black", "linestyle": "", "marker": ".", "zorder": 3, "label": "NumPy, float64: the reference"},
 }
+#: What `draw` writes, by language.
+WORDS: dict[str, dict[str, str]] = {
+    "English": {
+        "epoch": "epoch",
+        "loss": "loss",
+        "distance": "distance to\nthe reference",
+        "allowed": "allowed",
+        "reference": str(STYLE["numpy"]["label"]),
+    },
+    "日本語": {
+        "epoch": "エポック",
+        "loss": "損失",
+        "distance": "基準からの\n距離",
+        "allowed": "許容範囲",
+        "reference": "NumPy（float64）：基準",
+    },
+}
 
 
-def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"]) -> Figure:
-    """Draw the curves that `d2l_adam.compare` gives; the dotted line is the allowed distance."""
+def style(language: str) -> dict:
+    """Return Matplotlib's settings for figures in a language: "English" or "日本語".
+
+    No font that every machine has can write Japanese: `matplotlib_fontja` brings one. Raises ValueError for another
+    language, ModuleNotFoundError where Japanese is asked for and that package is absent.
+    """
+    if language not in WORDS:
+        raise ValueError(f"unknown language {language!r}; known: {', '.join(WORDS)}")
+    settings: dict = {"axes.grid": True, "grid.alpha": 0.3}
+    if language == "日本語":
+        with matplotlib.rc_context():  # what the package sets for all figures is undone
+            try:
+                import matplotlib_fontja
+            except ModuleNotFoundError:
+                cure = "Japanese figures need a font; install it with: pip install matplotlib-fontja"
+                raise ModuleNotFoundError(cure, name="matplotlib_fontja") from None
+        fontManager.addfont(matplotlib_fontja.get_font_ttf_path())
+        settings["font.family"] = ["DejaVu Sans", matplotlib_fontja.matplotlib_fontja.FONT_NAME]
+    return settings
+
+
+def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"], language: str = "English") -> Figure:
+    """Draw the curves that `d2l_adam.compare` gives; the dotted line is the allowed distance.
+
+    `language` is "English" or "日本語"; it raises as `style` does.
+    """
     rules = list(dict.fromkeys(curve["rule"] for curve in curves))
-    with matplotlib.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
+    settings, words = style(language), WORDS[language]
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=(4.3 * len(rules), 5), layout="constrained")
         axes = figure.subplots(2, len(rules), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
         for (upper, lower), rule in zip(axes.T, rules, strict=True):
             for curve in (curve for curve in curves if curve["rule"] == rule):
-                style = STYLE.get(curve["tab"], {"label": curve["tab"]})
-                upper.plot(curve["epochs"], curve["losses"], **style)
+                line: dict = STYLE.get(curve["tab"], {"label": curve["tab"]})
+                if curve["tab"] == "numpy":
+                    line = line | {"label": words["reference"]}
+                upper.plot(curve["epochs"], curve["losses"], **line)
                 if any(curve["distances"]):  # the reference lies at 0, which a log scale cannot show
-                    lower.plot(curve["epochs"], curve["distances"], **style | {"linewidth": 1.5, "marker": "."})
+                    lower.plot(curve["epochs"], curve["distances"], **line | {"linewidth": 1.5, "marker": "."})
             lower.axhline(tolerance, color="black", linewidth=1, linestyle=":")
-            lower.text(0.99, tolerance, "allowed", ha="right", va="top", transform=lower.get_yaxis_transform())
-            lower.set(yscale="log", xlabel="epoch")
+            lower.text(0.99, tolerance, words["allowed"], ha="right", va="top", transform=lower.get_yaxis_transform())
+            lower.set(yscale="log", xlabel=words["epoch"])
             upper.set_title(rule.capitalize())
-        axes[0, 0].set_ylabel("loss")
-        axes[1, 0].set_ylabel("distance to\nthe reference")
+        axes[0, 0].set_ylabel(words["loss"])
+        axes[1, 0].set_ylabel(words["distance"])
         axes[0, -1].legend()
     return figure
 

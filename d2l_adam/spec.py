@@ -69,15 +69,15 @@ def adam(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-6):
 
 
 def yogi(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
-    r"""Yogi: Adam whose second moment moves by no more than the new square, up or down.
+    r"""Yogi: Adam whose second moment moves by the new square times `1 - beta2`, up or down.
 
     $$
     s_t = s_{t-1} + (1 - \beta_2)\, \mathrm{sign}(g_t^2 - s_{t-1})\, g_t^2,
     $$
 
     and all else as in `adam`. Source: Zaheer, Reddi, Sachan, Kale and Kumar, *Adaptive Methods for
-    Nonconvex Optimization*, 2018, algorithm 2. The state starts at 0 as in d2l; optax and other
-    implementations start it at 1e-6.
+    Nonconvex Optimization*, 2018, algorithm 2, which has no bias correction: d2l adds it, and so does
+    this rule. The state starts at 0 as in d2l; optax and other implementations start it at 1e-6.
 
     A gradient that is NaN gives NaN, whether a framework takes the sign of NaN for NaN or for 0.
 

@@ -1,5 +1,8 @@
 """The picture: which lines stand where. How it looks is for the eye."""
 
+import sys
+
+import matplotlib
 import numpy as np
 import pytest
 
@@ -58,3 +61,28 @@ def test_the_distances_stand_below_with_what_is_allowed(axes):
     assert [axis.get_yscale() for axis in axes.flat] == ["linear", "linear", "log", "log"]
     assert [axis.get_xlabel() for axis in axes[1]] == ["epoch", "epoch"]
     assert [axis.get_ylabel() for axis in axes[:, 0]] == ["loss", "distance to\nthe reference"]
+
+
+def test_a_figure_is_written_in_the_language_asked_for(tmp_path):
+    """With a font that has every letter: else this warns, and warnings are errors."""
+    figure = plot.draw(CURVES, language="日本語")
+    plot.save(figure, tmp_path / "curves")
+    upper, _, lower, _ = figure.axes
+    assert (upper.get_ylabel(), lower.get_ylabel(), lower.get_xlabel()) == ("損失", "基準からの\n距離", "エポック")
+    assert lines(upper)[0][0] == "NumPy（float64）：基準"
+    assert lower.texts[0].get_text() == "許容範囲"
+
+
+def test_a_language_that_is_none_is_refused_and_settings_stay_as_they_are():
+    before = dict(matplotlib.rcParams)
+    with pytest.raises(ValueError, match="unknown language 'Latin'; known: English, 日本語"):
+        plot.draw(CURVES, language="Latin")
+    assert plot.style("日本語")["font.family"] == ["DejaVu Sans", "IPAexGothic"]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_without_a_japanese_font_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib_fontja", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib-fontja"):
+        plot.style("日本語")
+    assert "font.family" not in plot.style("English")
