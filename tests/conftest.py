@@ -1,6 +1,8 @@
 """What holds for every test: plots need no screen, TensorFlow is quiet, Hypothesis is not timed."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,9 @@ hypothesis.settings.load_profile("default")
 
 
 def pytest_configure(config):
+    # What a shell has started in the background ignores interrupts, and so does all that it starts.
+    with contextlib.suppress(ValueError):  # in another thread than the first
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(*tabs): run this test only where all of these were set up")
     ignored = OF_ALL if LEFT_OUT else []
     for name in LEFT_OUT:
