@@ -52,6 +52,7 @@ HEADING = re.compile(r"^(#+ .*)(?:\n+:label:`([^`]+)`)?$", re.MULTILINE)
 ROLE = re.compile(r":(\w+):`([^`\n]*)`")
 ROLES = {"numref": "numref", "eqref": "eq", "cite": "cite:p", "citet": "cite:t"}
 WIDE = re.compile(r'<svg[^>]* width="[4-9]\d\d')  # 400 points and more: figures of several panels
+FOLD = re.compile(r"^<!-- fold: (.*) -->$", re.MULTILINE)
 LIVE = re.compile(r"^<!-- live: (.*?) -->$", re.MULTILINE)
 IMAGES = {"image/svg+xml": "svg", "image/png": "png"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -96,6 +97,7 @@ def myst(text, language):
     text = TABLE.sub(table, text)
     text = HEADING.sub(lambda match: f"\n{{#{match[2] or f'part-{next(parts)}'}}}\n{match[1]}\n", text)
     text = ROLE.sub(role, text)
+    text = FOLD.sub(r'<details class="fold"><summary>\1</summary>', text).replace("<!-- end fold -->", "</details>")
     text = re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
     return LIVE.sub(lambda match: live_figure(match[1], language), text)
 

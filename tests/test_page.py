@@ -88,7 +88,7 @@ def visits(browser, site):
         if not request.url.startswith(("file:", "data:")):
             complaints.append(request.url)
 
-    def visit(address, **options):
+    def visit(address, folded=False, **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
@@ -98,6 +98,8 @@ def visits(browser, site):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto((site / urldefrag(address).url).as_uri() + "#" * ("#" in address) + urldefrag(address).fragment)
         ready(page)
+        if not folded:
+            page.eval_on_selector_all("details", "all => all.forEach(details => { details.open = true })")
         return page
 
     yield visit
@@ -110,6 +112,19 @@ def ready(page):
     if page.evaluate("Boolean(window.MathJax)"):
         page.evaluate("MathJax.startup.promise.then(() => true)")
     page.wait_for_timeout(50)
+
+
+def test_answers_are_folded_until_they_are_asked_for_or_printed(visit):
+    page = visit("en/adam.html", folded=True)
+    answers = page.locator("details.fold", has_text="Answers").first
+    assert not page.evaluate("[...document.querySelectorAll('details.fold')].some(x => x.open)")
+    assert not answers.get_by_text("Too long").is_visible()
+    answers.locator("summary").press("Enter")
+    assert answers.get_by_text("Too long").is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details.fold')].every(x => x.open)")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.querySelectorAll('details.fold[open]').length") == 1
 
 
 def panels(page):
