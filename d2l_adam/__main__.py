@@ -303,17 +303,24 @@ def render(tab, names):
     type=click.FloatRange(0.1),
     help="GiB for the code of a tab, beside its framework.",
 )
+@click.option(
+    "--confine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["required", "auto", "off"]),
+    help="Whether bubblewrap has to confine the code, does where it works, or does not.",
+)
 @_json("Print JSON instead.")
 @click.option("--github", is_flag=True, help="Print annotations that GitHub shows beside the lines, instead.")
-def check(files, default_tab, tabs, timeout, memory, as_json, github):
+def check(files, default_tab, tabs, timeout, memory, confine, as_json, github):
     """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
 
     FILES are d2lbook's Markdown, of which the ```{.python .input} cells are read. Checking a file RUNS ITS CODE:
-    functions and what these need, each tab in a process of its own, which, on Linux, may write into a scratch folder
-    only and may not use the network; no cell that trains is run. Every function (params, states, hyperparams) or
-    (params, grads, states, hyperparams) that a section defines is driven through the same gradients in every tab. A
-    tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its path, put
-    into the spec, is named.
+    functions and what these need, each tab in a process of its own, which bubblewrap, on Linux, keeps from the network
+    and from all files but those of a scratch folder; no cell that trains is run. Every function (params, states,
+    hyperparams) or (params, grads, states, hyperparams) that a section defines is driven through the same gradients in
+    every tab. A tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its
+    path, put into the spec, is named.
 
     Exits with 1 if there is drift, with 2 if something could not be checked, else with 0.
 
@@ -330,7 +337,7 @@ def check(files, default_tab, tabs, timeout, memory, as_json, github):
             task = progress.add_task("driving", total=number)
             return lambda: progress.advance(task)
 
-        report = checking.check(files, default_tab, tabs, timeout, memory, started)
+        report = checking.check(files, default_tab, tabs, timeout, memory, confine, started)
     if as_json:
         _print_json(report.as_dict())
     elif github:

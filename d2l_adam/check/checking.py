@@ -1,5 +1,6 @@
 """The check of sections: their optimizers, run in every tab and compared, and what is wrong with them named."""
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,15 +19,20 @@ def check(
     tabs: Iterable[str] = (),
     timeout: float = 60.0,
     memory: float = 2.0,
+    confine: str = "auto",
     started: Callable[[int], Callable[[], Any]] = lambda number: lambda: None,
 ) -> Report:
-    """Check sections of a d2l-style book, which runs their code: imports and functions, in a process for each tab.
+    """Check sections of a d2l-style book, which runs their code, in a process for each file and tab.
 
     `default_tab` is that of cells without one; left out, the one of the book's `config.ini`, else mxnet. `tabs` limits
     the check to some. `timeout` is in seconds for an optimizer in a tab, `memory` in GiB beside the framework.
-    `started(number)` is called with the number of drives; what it returns, after each.
+    `confine` says whether bubblewrap confines the processes: "auto" where it works, "off" never; "required" raises
+    ValueError where it does not work. `started(number)` is called with the number of drives; what it returns, after
+    each.
     """
-    wanted = tuple(tabs)
+    wanted, confinement = tuple(tabs), () if confine == "off" else sandbox.bubblewrap()
+    if confine == "required" and not confinement:
+        raise ValueError(f"nothing was run, as the code cannot be confined here; {sandbox.CURE}")
     report = Report([str(file) for file in dict.fromkeys(map(Path, files))])
 
     def unchecked(file, line, tab, cause, how="could not be checked"):
@@ -44,24 +50,23 @@ def check(
             if not wanted or not tab or tab in wanted:
                 unchecked(file, line, tab, cause)
     optimizers = [x for file, section in sections.items() for x in _optimizers(file, section, wanted)]
-    jobs: dict[str, list[Optimizer]] = {}
+    jobs: dict[tuple[str, str], list[Optimizer]] = {}
     for x in optimizers:
         for tab, definition in x.definitions.items():
             if definition.passed is not None:
-                jobs.setdefault(tab, []).append(x)
+                jobs.setdefault((x.file, tab), []).append(x)
                 continue
             how = f"takes ({', '.join(definition.args)})" if definition.args else "is not made by def"
             cause = f"it {how}; write it as def {x.name}(params, states, hyperparams)"
             report.findings.append(x.finding("unchecked", tab, f"could not be checked: {cause}"))
-    for tab in [tab for tab in jobs if tab not in TABS]:
-        for file, number in Counter(x.file for x in jobs.pop(tab)).items():
-            unchecked(file, None, tab, f"{number} optimizers; {listed(TABS)} can be (see --tab)")
-    _drive(jobs, timeout, int(memory * 2**30), started)
-    if jobs and (note := sandbox.unconfined()):
-        report.findings.append(Finding("note", message=note))
-    for tab, drives in jobs.items():
-        unusable = {x.file: x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")}
-        for file, cause in unusable.items():
+    for file, tab in [key for key in jobs if key[1] not in TABS]:
+        number = len(jobs.pop((file, tab)))
+        unchecked(file, None, tab, f"{number} optimizers; {listed(TABS)} can be (see --tab)")
+    _drive(jobs, timeout, int(memory * 2**30), confinement, started)
+    if jobs and not confinement:
+        report.findings.append(Finding("note", message=sandbox.UNCONFINED))
+    for (file, tab), drives in jobs.items():
+        for cause in dict.fromkeys(x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")):
             unchecked(file, None, tab, cause)
     for x in optimizers:
         _compare(x, report)
@@ -86,21 +91,24 @@ def _optimizers(file, section, wanted):
         yield Optimizer(file, name, chosen, cells, drive.settings([*values], values))
 
 
-def _drive(jobs, timeout, memory, started):
-    """Drive the optimizers of each tab, the tabs side by side; each gets its answers."""
+def _drive(jobs, timeout, memory, confinement, started):
+    """Drive the optimizers of each file and tab, some processes side by side; each gets its answers."""
     done, stop = started(sum(map(len, jobs.values()))), threading.Event()
 
-    def run(tab):
-        given = [{"file": x.file, "name": x.name, "runs": x.runs, "cells": x.cells[tab]} for x in jobs[tab]]
-        for x, job in zip(jobs[tab], given, strict=True):
-            job |= {"init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
-        return sandbox.run(tab, given, timeout, memory, done, stop)
+    def run(key):
+        file, tab = key
+        given = {"file": file, "tab": tab, "cells": jobs[key][0].cells[tab], "timeout": timeout, "memory": memory}
+        given["jobs"] = [
+            {"name": x.name, "runs": x.runs, "init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
+            for x in jobs[key]
+        ]
+        return sandbox.run(given, confinement, done, stop)
 
-    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            for tab, answers in zip(jobs, pool.map(run, jobs), strict=True):
-                for x, answer in zip(jobs[tab], answers, strict=True):
-                    x.answers[tab] = answer
+            for key, answers in zip(jobs, pool.map(run, jobs), strict=True):
+                for x, answer in zip(jobs[key], answers, strict=True):
+                    x.answers[key[1]] = answer
         except BaseException:  # an interrupt, too, ends the processes
             stop.set()
             raise

@@ -70,7 +70,7 @@ class Optimizer:
     file: str
     name: str
     definitions: dict[str, Definition]
-    cells: dict[str, list[str]]
+    cells: dict[str, list[tuple[int, str]]]
     runs: Sequence[dict[str, Any]]
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdict: Any = None
