@@ -21,6 +21,7 @@ from sections import IMPORTS, OPTIMIZERS, fence, init, section
 from d2l_adam import spec
 from d2l_adam.__main__ import cli
 from d2l_adam.check import Finding, check, drift, drive, markdown, mutants, sandbox
+from d2l_adam.check import report as report_of
 from d2l_adam.check.tree import Tree
 from d2l_adam.rule import WORDS
 from d2l_adam.spec import maximum, sqrt, square
@@ -757,17 +758,163 @@ def test_cells_without_a_tab_are_of_the_default_one(tmp_path):
     assert result["optimizers"][0]["groups"] == [["numpy", "mxnet"]]
 
 
-def test_an_interrupt_ends_the_processes(tmp_path):
-    [file] = written(tmp_path, adam=adam("numpy", "while True:", "    pass"))
-    command = [sys.executable, "-m", "d2l_adam", "check", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    worker = None
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("confine", ["auto", "off"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_processes_and_leaves_no_folder(number, confine, tmp_path):
+    [file] = written(tmp_path, adam=adam("numpy", "print('here', flush=True)", "while True: pass"))
+    (tmp_path / "tmp").mkdir()
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    command = [sys.executable, "-m", "d2l_adam", "check", "--confine", confine, str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    process.stderr.readline()  # "Running the code"
     for _ in range(300):
         time.sleep(0.1)
-        if worker := next(iter(psutil.Process(process.pid).children()), None):
+        if len(processes(str(tmp_path))) > 1:
             break
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) != 0
-    psutil.wait_procs([worker], timeout=5)
-    assert not worker.is_running()
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert none_left(str(tmp_path))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+# One bad file is one finding
+
+
+def bad_files(folder):
+    """Files that cannot be checked, or are hard to, each with what is said of it, or "" if it is checked."""
+    sgd, deep = section("sgd", ("numpy",)), folder.joinpath(*["d"] * 200)
+    folders = {name: folder / name for name in ("a", "b", "c", "[red]x[")}
+    for x in (*folders.values(), deep, folders["a"] / "config.ini", folder / "folder.md"):
+        x.mkdir(parents=True)
+    os.mkfifo(folder / "fifo.md")
+    os.mkfifo(folders["b"] / "config.ini")
+    (folders["c"] / "config.ini").write_text("hello")
+    (folder / "loop.md").symlink_to(folder / "loop.md")
+    texts = {
+        "digits.md": (adam("numpy", f"x = 0x{'1' * 5000}"), "this cell is no Python (Exceeds the limit"),
+        "fewer.md": (adam("numpy", f"x = {'1' * 4200}", "return"), ""),
+        "ticks.md": ("`" * 200_000, None),
+        "begins.md": (":begin_tab:`x`\n" * 16_000, None),
+        "fences.md": ("".join(f"```{'`' * (i % 500)} {{.python .input}}\n" for i in range(3000)), "2980 more of this"),
+        "ifs.md": (fence("numpy", "if " * 100_000), "this cell is no Python"),
+        "cells.md": (fence("numpy", "x = 1") * 5000, None),
+        "tabs.md": ("".join(fence(f"t{i}", "") for i in range(20_000)), "it has 20000 tabs; 16 is the most"),
+        "functions.md": (fence("numpy", "".join(f"def f{i}(x): f{i + 1}(x)\n" for i in range(1000))) + sgd, ""),
+        "optimizers.md": (
+            fence("numpy", "".join(f"def f{i}(params, states, hyperparams): pass\n" for i in range(1000))),
+            "it has 1000 optimizers; 200 is the most",
+        ),
+        "brackets.md": (adam("numpy", f"x = {'(' * 5000}"), "this cell is no Python"),
+        "large.md": ("x" * 50_000_000, "has more than 1,048,576 characters"),
+        "null.md": (adam("numpy", "x = '\0'"), "this cell is no Python"),
+        "nonlocal.md": (adam("numpy", "nonlocal x"), "this cell is no Python"),
+        "a/ini.md": (sgd, "config.ini is no regular file"),
+        "b/ini.md": (sgd, "config.ini is no regular file"),
+        "c/ini.md": (sgd, "config.ini cannot be read"),
+        "[red]x[/red].md": (sgd, ""),
+        "::error::x.md": (sgd, ""),
+        "\n::error::\x1b[2J.md": (sgd, ""),
+        "重み\udcff.md": (sgd, ""),
+        str(deep / "deep.md"): (sgd, ""),
+    }
+    for name, (text, _) in texts.items():
+        (folder / name).write_text(text)
+    said = {name: words for name, (_, words) in texts.items()}
+    said |= {"fifo.md": "is no regular file", "loop.md": "oop", "folder.md": "it is a folder", "missing.md": "No such"}
+    return {str(folder / name): words for name, words in said.items()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not all systems have such files")
+def test_a_bad_file_is_a_finding_and_the_others_are_checked(tmp_path, monkeypatch):
+    bad, ran = bad_files(tmp_path), []
+
+    def run(given, *_):
+        ran.append(given["file"])
+        return [{"path": list(Tree("sgd").follow(job["runs"])), "notes": [], "shapes": ""} for job in given["jobs"]]
+
+    monkeypatch.setattr(sandbox, "run", run)
+    began = time.monotonic()
+    report = check([Path(file) for file in bad])
+    assert time.monotonic() - began < 60
+    found = {}
+    for x in report.of("unchecked"):
+        found.setdefault(x.file, []).append(x.message)
+    assert {file for file, words in bad.items() if words == ""} == set(ran)
+    for file, words in bad.items():
+        assert any(words in message for message in found[file]) if words else file not in found, (file, found.get(file))
+        assert len(found.get(file, ())) <= 21
+    for lines in ([x.text() for x in report.findings], report.annotations()):
+        for line in "\n".join(lines).split("\n"):
+            assert line.isprintable()
+            assert not line.lstrip().startswith("::") or re.match("::(warning|notice) (file|title)=", line)
+    assert sum(x.startswith("::") for x in report.annotations()) == len(report.findings)
+
+
+def test_what_was_written_is_shown_and_does_nothing():
+    assert report_of.shown("a\x1b[2J\r\n\u202e\udcff重み") == "a?[2J????重み"
+    shown = {
+        "::error::": "?::error::",
+        " ::error": "? ::error",
+        "\t::": "?::",
+        "##[error]": "##?[error]",
+        "a::b": "a::b",
+    }
+    assert {text: report_of.shown(text) for text in shown} == shown
+
+
+@pytest.mark.parametrize("output", [("--json",), ("--github",), ()])
+def test_a_terminal_may_lack_letters_and_a_reader_may_stop_reading(output, tmp_path):
+    names = "重み", "bad\udcff", "[red]x"
+    files = written(tmp_path, **{name: section("sgd", ("numpy",)) for name in names})
+    command = [sys.executable, "-m", "d2l_adam", "check", *output, *map(str, files), "missing.md"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "COLUMNS": "300"}
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+    printed = json.loads(done.stdout)["files"][0] if output == ("--json",) else done.stdout.decode("latin-1")
+    assert ("重み" if output == ("--json",) else "\\u91cd\\u307f") in printed
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        process.stdout.close()
+        assert (process.wait(120), b"Error" in process.stderr.read()) == (2, False)
+
+
+@pytest.mark.parametrize(
+    "options", ["--timeout nan", "--timeout inf", "--timeout 0", "--memory nan", "--memory inf", "--memory 1e300"]
+)
+def test_a_number_out_of_its_range_is_a_wrong_option(options):
+    done = CliRunner().invoke(cli, ["check", *options.split(), "x.md"])
+    assert (done.exit_code, "Invalid value" in done.stderr) == (2, True)
+
+
+def moves(tab, line):
+    grads = "grads, " if tab == "numpy" else ""
+    return fence(tab, f"def lost(params, {grads}states, hyperparams):\n    for p in params: {line}")
+
+
+LOST = moves("numpy", "p[:] = float('nan')") + moves("mxnet", "p[:] = p / 0 - p / 0")
+
+
+def test_tabs_that_are_nan_do_not_agree(tmp_path):
+    report = check(written(tmp_path, lost=LOST))
+    assert (report.compared, report.status) == ([], 2)
+    assert {x.tab: x.message for x in report.of("unchecked")} == dict.fromkeys(
+        ("numpy", "mxnet"), "could not be compared: nearly all is NaN or infinite"
+    )
+
+
+def test_the_tabs_that_are_nan_are_those_that_drift(tmp_path):
+    report = check(written(tmp_path, lost=LOST + moves("pytorch", "p.data -= 0.1 * p.grad; p.grad.zero_()")))
+    assert [x.tab for x in report.of("drift")] == ["numpy", "mxnet"]
+
+
+def test_an_optimizer_that_nowhere_reads_lr_is_compared_with_the_spec(tmp_path):
+    text = section("adam", ("numpy",)).replace("hyperparams['lr']", "0.01")
+    [compared] = check(written(tmp_path, adam=text)).compared
+    assert compared.verdict.rule == "adam"
+    assert compared.verdict.search.causes[0] == ("lr = 0.01 whatever hyperparams says",)
+
+
+def test_what_behaves_as_the_spec_is_said_to():
+    assert Finding("drift", causes=[()]).behaves() == "behaves as: the spec, as far as rounding can tell"

@@ -43,8 +43,8 @@ def check(
         try:
             default = default_tab or markdown.default_tab(Path(file)) or "mxnet"
             sections[file] = section = definitions.read(Path(file), default)
-        except (OSError, ValueError, RecursionError) as error:
-            unchecked(file, None, "", error, "could not be read")
+        except Exception as error:  # whatever is wrong with a file, the others are checked
+            unchecked(file, None, "", _why(error), "could not be read")
             continue
         for line, tab, cause in section.unreadable:
             if not wanted or not tab or tab in wanted:
@@ -69,7 +69,10 @@ def check(
         for cause in dict.fromkeys(x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")):
             unchecked(file, None, tab, cause)
     for x in optimizers:
-        _compare(x, report)
+        try:
+            _compare(x, report)
+        except Exception as error:
+            report.findings.append(x.finding("unchecked", "", f"could not be compared: {_why(error)}"))
     if not report.compared and not report.findings:
         message = "no optimizer was found, a function (params, states, hyperparams)"
         known = dict.fromkeys(tab for section in sections.values() for tab in section.cells)
@@ -84,11 +87,16 @@ def _optimizers(file, section, wanted):
     for name, in_tabs in section.optimizers.items():
         values: dict[str, Any] = {}
         for definition in in_tabs.values():
-            for key, value in definition.hyperparams.items():
+            for key, value in {"lr": None, **definition.hyperparams}.items():
                 values[key] = values[key] if values.get(key) is not None else value
         cells = {tab: x for tab, x in section.cells.items() if not wanted or tab in wanted}
         chosen = {tab: x for tab, x in in_tabs.items() if tab in cells}
         yield Optimizer(file, name, chosen, cells, drive.settings([*values], values))
+
+
+def _why(error):
+    """Why something could not be done."""
+    return str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def _drive(jobs, timeout, memory, confinement, started):
@@ -102,7 +110,10 @@ def _drive(jobs, timeout, memory, confinement, started):
             {"name": x.name, "runs": x.runs, "init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
             for x in jobs[key]
         ]
-        return sandbox.run(given, confinement, done, stop)
+        try:
+            return sandbox.run(given, confinement, done, stop)
+        except Exception as error:  # no file, no process, no memory
+            return [{"error": _why(error), "unusable": True}] * len(given["jobs"])
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
@@ -121,7 +132,10 @@ def _compare(x, report):
             report.findings.append(x.finding("unchecked", tab, f"could not be checked: {answer['error']}"))
         report.findings += [x.finding("note", tab, note) for note in answer.get("notes", ())]
     paths = {tab: drift.Path(answer["path"]) for tab, answer in x.answers.items() if "path" in answer}
-    if paths:
+    if paths and all(path.hollow for path in paths.values()):
+        cause = "could not be compared: nearly all is NaN or infinite"
+        report.findings += [x.finding("unchecked", tab, cause) for tab in paths]
+    elif paths:
         x.verdict = drift.judge(x.name, paths, x.runs, {tab: x.definitions[tab].numbers for tab in paths})
         report.compared.append(x)
         for kind, *_, tab, message, causes, stopped in told(x.verdict):

@@ -19,8 +19,8 @@ from d2l_adam import TABS
 from d2l_adam.check import markdown
 from d2l_adam.check.tree import OPERATIONS
 
-#: How many tabs and optimizers a file may have.
-MOST_TABS, MOST_OPTIMIZERS = 16, 200
+#: How many tabs and optimizers a file may have, and how many of its mistakes are told one by one.
+MOST_TABS, MOST_OPTIMIZERS, MOST_UNREADABLE = 16, 200, 20
 _MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.MULTILINE)
 _INIT = re.compile(r"init_\w*states$")
 
@@ -148,8 +148,12 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
                     trees[tab].append(tree)
                     section.cells[tab].append((cell.line, cell.in_place))
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                line = getattr(error, "lineno", None) or cell.line
-                section.unreadable.append((line, tab, f"this cell is no Python ({getattr(error, 'msg', error)})"))
+                why = getattr(error, "msg", str(error)) or type(error).__name__
+                line = getattr(error, "lineno", cell.line)
+                section.unreadable.append((line, tab, f"this cell is no Python ({why})"))
+    if (more := len(section.unreadable) - MOST_UNREADABLE) > 0:
+        line, tab, _ = section.unreadable[MOST_UNREADABLE]
+        section.unreadable[MOST_UNREADABLE:] = [(line, tab, f"{more} more of this kind from here on")]
     functions = {
         tab: {x.node.name: x.node for x in of_tab if isinstance(x.node, ast.FunctionDef)}
         for tab, of_tab in found.items()
