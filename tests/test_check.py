@@ -292,6 +292,8 @@ def none_left(mark):
 @pytest.mark.skipif(sys.platform != "linux", reason="limits, and bubblewrap, are of Linux")
 @pytest.mark.parametrize("confine", ["required", "off"])
 def test_what_must_not_be_done_is_not_done_and_the_others_go_on(confine, tmp_path, monkeypatch):
+    if confine == "required" and not sandbox.bubblewrap():  # which no package index has; CI installs it
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("bubblewrap does not work here")
     there, mark = tmp_path / "there", str(tmp_path)
     there.write_text("stays")
     there.chmod(0o640)
