@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -228,7 +229,7 @@ def hostile(there, ports):
         "crashes": (["ctypes.string_at(0)"], "its process was ended by SIGSEGV"),
         "signals": (["signal.raise_signal(40)"], "its process was ended by signal 40"),
         "ends its group": (["os.killpg(0, signal.SIGKILL)"], "its process was ended by SIGKILL"),
-        "eats": (["x = []", "while True: x.append(np.ones(10**7))"], "MemoryError"),
+        "eats": (["x = []", "while True: x.append(np.zeros(10**8))"], "MemoryError"),
         "recurses": (["adam(params, grads, states, hyperparams)"], "RecursionError"),
         "prints": (["while True: print('x' * 10**6)"], "OSError: [Errno 27] File too large"),
         "fills a file": (["open('x', 'wb').write(bytes(1 << 25))"], "OSError: [Errno 27] File too large"),
@@ -243,6 +244,10 @@ def hostile(there, ports):
         "closes": (["os.closerange(3, 99)", "while True: pass"], limited),
         "escapes": (["raise ValueError('\\x1b[31mred')"], "ValueError: ?[31mred"),
         "forgets": (["hyperparams['no such key']['t']"], "TypeError"),
+        "digs": (
+            ["for _ in range(1500): os.mkdir('d'); os.chdir('d')", "os.chmod('.', 0)", AFTER],
+            "ValueError: after",
+        ),
     }
     for name in ("forges", "mutters"):
         text = "b'[]\\n'" if name == "forges" else "b'x' * 99"
@@ -298,6 +303,8 @@ def test_what_must_not_be_done_is_not_done_and_the_others_go_on(confine, tmp_pat
     there.write_text("stays")
     there.chmod(0o640)
     monkeypatch.setenv("SECRET", "a secret")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("LD_LIBRARY_PATH", mark)  # one that is handed on
     before, null = there.stat(), os.stat("/dev/null")
     monkeypatch.chdir(tmp_path)
@@ -325,6 +332,7 @@ def test_what_must_not_be_done_is_not_done_and_the_others_go_on(confine, tmp_pat
     assert Path(good.file).stem == "last"
     assert good.verdict.matches_spec
     assert none_left(mark)
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert there.read_text() == "stays"
     after = there.stat()
     assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)

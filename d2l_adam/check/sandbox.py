@@ -35,7 +35,6 @@ _SYSTEM = "/bin", "/etc", "/gnu", "/lib", "/lib64", "/nix", "/opt", "/sys", "/us
 _SCRATCH = 1 << 28  # bytes of a folder that can be written
 _KEPT = "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "SYSTEMROOT"
 _FOLDERS = "HOME", "KERAS_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TEMP", "TMPDIR", "USERPROFILE"
-_THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"
 
 
 @functools.cache
@@ -56,10 +55,7 @@ def bubblewrap() -> tuple[str, ...]:
 
 
 def run(
-    given: dict[str, Any],
-    confinement: Iterable[str],
-    done: Callable[[], Any] = lambda: None,
-    stop: threading.Event | None = None,
+    given: dict[str, Any], confinement: Iterable[str], done: Callable[[], Any], stop: threading.Event
 ) -> list[dict[str, Any]]:
     """Drive optimizers of one file in one tab: for each job the path it took, or the error that kept it from that.
 
@@ -70,7 +66,6 @@ def run(
     after each; `stop` ends it all.
     """
     results: list[dict[str, Any]] = []
-    stop = stop or threading.Event()
     while len(results) < len(given["jobs"]) and not stop.is_set():
         for answer in _answers(given | {"jobs": given["jobs"][len(results) :]}, [*confinement], stop):
             results.append(answer)
@@ -81,11 +76,8 @@ def run(
 def _answers(given, confinement, stop):
     """Start a process for some jobs; yield its answers until one is missing."""
     number, timeout = len(given["jobs"]), given["timeout"]
-    with (
-        tempfile.TemporaryDirectory(prefix="d2l_adam", ignore_cleanup_errors=True) as scratch,
-        tempfile.TemporaryFile() as job,
-        tempfile.TemporaryFile() as errors,
-    ):
+    folder = tempfile.TemporaryDirectory(prefix="d2l_adam", ignore_cleanup_errors=True)
+    with tempfile.TemporaryFile() as job, tempfile.TemporaryFile() as errors:
         job.write(json.dumps(given | {"confined": bool(confinement)}).encode())
         job.seek(0)
         process = subprocess.Popen(
@@ -93,8 +85,8 @@ def _answers(given, confinement, stop):
             stdin=job,
             stdout=subprocess.PIPE,
             stderr=errors,
-            cwd=scratch,
-            env=_environment("/tmp" if confinement else scratch),
+            cwd=folder.name,
+            env=_environment("/tmp" if confinement else folder.name),
             start_new_session=True,
         )
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -122,6 +114,10 @@ def _answers(given, confinement, stop):
                     os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
+            try:
+                folder.cleanup()
+            except RecursionError:  # folders in folders in folders
+                subprocess.run(["rm", "-rf", folder.name], check=False)
 
 
 def _read(stream, number, lines):
@@ -157,7 +153,7 @@ def _end(code):
 
 def _checked(line):
     """An answer, if it is one: whatever runs in the process may have written it."""
-    try:
+    with contextlib.suppress(Exception):
         answer = json.loads(line)
         notes = [str(note)[:300] for note in answer.get("notes", ())[:9]]
         if "error" in answer:
@@ -165,14 +161,13 @@ def _checked(line):
         path = numpy.array(answer["path"], "float32")
         if path.shape == (len(drive.STEP), len(drive.REGIME)):
             return {"path": path, "notes": notes, "shapes": str(answer["shapes"])[:300]}
-    except Exception:
-        pass
     return {"error": "what it answers is no path"}
 
 
 def _environment(scratch):
-    fixed = dict.fromkeys(_THREADS, "1") | dict.fromkeys(_FOLDERS, scratch)
-    fixed |= {"MXNET_CPU_WORKER_NTHREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    fixed |= {"PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | fixed | {"PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, kept.get("PYTHONPATH"))))}
+    path = os.pathsep.join(filter(None, (_ROOT, kept.get("PYTHONPATH"))))
+    fixed = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "CUDA_VISIBLE_DEVICES": ""}
+    one = ("OMP_NUM_THREADS", "MXNET_CPU_WORKER_NTHREADS", "TF_NUM_INTRAOP_THREADS")
+    fixed |= dict.fromkeys(one, "1") | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return kept | dict.fromkeys(_FOLDERS, scratch) | fixed
