@@ -26,9 +26,8 @@ def check(
 
     `default_tab` is that of cells without one; left out, the one of the book's `config.ini`, else mxnet. `tabs` limits
     the check to some. `timeout` is in seconds for an optimizer in a tab, `memory` in GiB beside the framework.
-    `confine` says whether bubblewrap confines the processes: "auto" where it works, "off" never; "required" raises
-    ValueError where it does not work. `started(number)` is called with the number of drives; what it returns, after
-    each.
+    `confine` is "auto" for bubblewrap where it works, "off", or "required", which raises ValueError where it does not.
+    `started(number)` is called with the number of drives; what it returns, after each.
     """
     wanted, confinement = tuple(tabs), () if confine == "off" else sandbox.bubblewrap()
     if confine == "required" and not confinement:

@@ -10,10 +10,11 @@ import contextlib
 import re
 import symtable
 import sys
+from collections import namedtuple
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from d2l_adam import TABS
 from d2l_adam.check import markdown
@@ -78,15 +79,8 @@ _KINDS = (
 )
 
 
-class Statement(NamedTuple):
-    """A statement that may be needed: the names that it gives a value, "*" for what `from ... import *` does.
-
-    `used` are the names of the tab that it uses, now or when a function of it is called.
-    """
-
-    node: ast.stmt
-    bound: set[str]
-    used: set[str]
+#: A statement, the names that it gives a value ("*": those of a module), and those of the tab that it uses, also later.
+Statement = namedtuple("Statement", ("node", "bound", "used"))
 
 
 def statements(trees: Iterable[ast.Module]) -> list[Statement]:
@@ -128,11 +122,11 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
     if file.suffix.lower() != ".md":
         raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {markdown.READ}")
     text = markdown.text_of(file)
-    section = Section({}, {}, [(line, "", "this fence is never closed") for line in markdown.unclosed(text)])
+    unclosed, others = markdown.unread(text)
+    section = Section({}, {}, [(line, "", "this fence is never closed") for line in unclosed])
     code = [cell for cell in markdown.read(text, default_tab) if cell.kind == "code"]
-    for line, opened in markdown.unread(text) if not code else ():
+    for line, opened in others[:1] if not code else ():  # the first says it for all
         section.unreadable.append((line, "", f"a fence {opened} is no cell; {markdown.READ}"))
-        break  # the first says it for all
     trees: dict[str, list[ast.Module]] = {}
     found: dict[str, list[Statement]] = {}
     tabs = dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code)

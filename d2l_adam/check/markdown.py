@@ -12,11 +12,9 @@ the tests hold the two against each other. What it knows:
 The default tab is the first of `tabs` in the book's `config.ini`.
 """
 
-import bisect
 import configparser
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,10 +63,13 @@ class Cell(NamedTuple):
 
         Lines in a branch of the tab are moved out by an indent, as d2lbook does.
         """
+        if self.kind != "code":
+            return self
         kept, inside, indent = [], None, 0
         for number, text in zip(self.lines, self.source.split("\n"), strict=True):
             own_indent = len(text) - len(text.lstrip())
-            if _is_branch(text):
+            found = _IF.search(text)
+            if found and _OF_TAB.search(text, found.end()):
                 inside = f"'{tab}'" in text or f'"{tab}"' in text or f"d2l.USE_{tab.upper()}" in text
                 indent = own_indent
                 continue
@@ -107,46 +108,35 @@ def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
     return cells + _texts(lines, start, len(lines))
 
 
-def unclosed(text: str) -> list[int]:
-    """Return the numbers of the lines on which a fence of a code cell is opened that is never closed."""
+def unread(text: str) -> tuple[list[int], list[tuple[int, str]]]:
+    """Return the lines of cells that are never closed, and lines and texts of fences of Python that are no cells."""
     lines = text.split("\n")
-    rest = {*range(len(lines))}.difference(*(range(first, last + 1) for first, last, _ in _fences(lines)))
+    fences = [*_fences(lines)]
+    rest = {*range(len(lines))}.difference(*(range(first, last + 1) for first, last, _ in fences))
     opened = ((i, _FENCE.match(lines[i])) for i in sorted(rest))
-    return [i + 1 for i, match in opened if match and match[2].startswith("{") and ".input" in match[2]]
-
-
-def unread(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of the first line of each fence of Python that is no cell."""
-    lines = text.split("\n")
-    for first, _, info in _fences(lines):
-        if ".input" not in info and _PYTHON.match(info):
-            yield first + 1, lines[first]
+    unclosed = [i + 1 for i, match in opened if match and match[2].startswith("{") and ".input" in match[2]]
+    return unclosed, [(i + 1, lines[i]) for i, _, info in fences if ".input" not in info and _PYTHON.match(info)]
 
 
 def _fences(lines):
-    """Yield the index of the first and of the last line of each fence, and what its first line says."""
-    closing: dict[str, list[int]] = {}
-    for i, line in enumerate(lines):
-        closing.setdefault(line, []).append(i)
-    i = 0
-    while i < len(lines):
-        match = _FENCE.match(lines[i])
-        if match and (last := _after(closing.get(match[1], ()), i)):
-            yield i, last, match[2]
-            i = last
-        i += 1
+    return _blocks(lines, lambda line: (match := _FENCE.match(line)) and match.groups())
 
 
-def _after(indices, i):
-    """The first of some ascending indices that is larger; None if there is none."""
-    place = bisect.bisect_right(indices, i)
-    return indices[place] if place < len(indices) else None
+def _blocks(lines, begun):
+    """Yield the indices of the first and the last line of each block, and what the first says.
 
-
-def _is_branch(text):
-    """Whether a line asks for the tab."""
-    found = _IF.search(text)
-    return bool(found and _OF_TAB.search(text, found.end()))
+    `begun(line)` is the line that ends the block which a line begins, and what it says, or None.
+    """
+    seen, ends, done = dict[str, int](), {}, -1
+    for i in reversed(range(len(lines))):
+        block = begun(lines[i])
+        if block and block[0] in seen:
+            ends[i] = seen[block[0]], block[1]
+        seen[lines[i]] = i
+    for i in reversed(ends):
+        if i > done:
+            done, said = ends[i]
+            yield i, done, said
 
 
 def default_tab(file: Path) -> str | None:
@@ -176,15 +166,11 @@ def _code(lines, default_tab):
 
 def _texts(lines, start, end):
     """The cells of text from one line up to another."""
-    ends = [i for i in range(start, end) if lines[i] == ":end_tab:"]
-    parts, i = [], start
-    while i < end:
-        match = _TEXT_TAB.fullmatch(lines[i])
-        if match and (last := _after(ends, i)):
-            parts += [(None, start, i), (_names(match[1]), i + 1, last)]
-            start, i = last + 1, last
-        i += 1
-    cells = [(tabs, _numbered(lines, *span)) for tabs, *span in [*parts, (None, start, end)]]
+    spans, begin = [], start
+    for first, last, tabs in _blocks(lines[start:end], lambda x: (m := _TEXT_TAB.fullmatch(x)) and (":end_tab:", m[1])):
+        spans += [(None, begin, start + first), (_names(tabs), start + first + 1, start + last)]
+        begin = start + last + 1
+    cells = [(tabs, _numbered(lines, *span)) for tabs, *span in [*spans, (None, begin, end)]]
     return [_cell("markdown", tabs, numbered) for tabs, numbered in cells if any(text.strip() for _, text in numbered)]
 
 

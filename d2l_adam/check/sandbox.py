@@ -1,10 +1,8 @@
-"""Other people's code, run in a process of its own: `python -m d2l_adam.check.worker`, for the optimizers of a file in
-one tab, and a new one where it has to be ended.
+"""Other people's code, in a process for each file and tab: `python -m d2l_adam.check.worker`.
 
-Bubblewrap (Linux) takes from it the network, the other processes, the home folders and the right to write, but for a
-scratch folder in memory, and ends all that it started. Without bubblewrap it is a plain process. Either way it has
-little of the environment, a deadline, and limits of its own (see `worker`). What it answers is read as data: code can
-forge the results of its own file and tab, and no others.
+Bubblewrap (Linux) takes from it the network, other processes, and all files but the system's and a scratch folder in
+memory, and ends all that it starts; without bubblewrap it is a plain process. Either way it has little of the
+environment, a deadline, and limits of its own. What it answers is read as data: it can forge its own results only.
 """
 
 import contextlib
@@ -34,6 +32,8 @@ _LONGEST = 1 << 22  # bytes of an answer
 _SYSTEM = "/bin", "/etc", "/gnu", "/lib", "/lib64", "/nix", "/opt", "/sys", "/usr"  # what is read of it
 _SCRATCH = 1 << 28  # bytes of a folder that can be written
 _KEPT = "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "SYSTEMROOT"
+_FIXED = dict.fromkeys(("OMP_NUM_THREADS", "MXNET_CPU_WORKER_NTHREADS", "TF_NUM_INTRAOP_THREADS"), "1")
+_FIXED |= {"CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 _FOLDERS = "HOME", "KERAS_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TEMP", "TMPDIR", "USERPROFILE"
 
 
@@ -59,11 +59,10 @@ def run(
 ) -> list[dict[str, Any]]:
     """Drive optimizers of one file in one tab: for each job the path it took, or the error that kept it from that.
 
-    `given` are the `file`, the `tab`, its `cells`, each with its first line, and the `jobs`, with `name`, `init`,
-    `passed` and `runs`. A job that does not end within `timeout` seconds is ended, one that takes more than `memory`
-    bytes beside its framework fails (on Linux); the others go on. Results are dicts of `path`, `notes` and `shapes`, or
-    of `error`, and `unusable` if that is the tab's. `confinement` is that of `bubblewrap`, or empty. `done` is called
-    after each; `stop` ends it all.
+    `given` are `file`, `tab`, its `cells`, each with its first line, and the `jobs`: `name`, `init`, `passed`, `runs`;
+    the seconds that a job may take (`timeout`), after which the others go on, and the bytes beside its framework
+    (`memory`, on Linux). Results have `path`, `notes` and `shapes`, or `error`, and `unusable` if that is the tab's.
+    `confinement` is of `bubblewrap`, or empty. `done` is called after each; `stop` ends it all.
     """
     results: list[dict[str, Any]] = []
     while len(results) < len(given["jobs"]) and not stop.is_set():
@@ -80,27 +79,20 @@ def _answers(given, confinement, stop):
     with tempfile.TemporaryFile() as job, tempfile.TemporaryFile() as errors:
         job.write(json.dumps(given | {"confined": bool(confinement)}).encode())
         job.seek(0)
-        process = subprocess.Popen(
-            [*confinement, sys.executable, "-P", "-m", "d2l_adam.check.worker"],
-            stdin=job,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=folder.name,
-            env=_environment("/tmp" if confinement else folder.name),
-            start_new_session=True,
-        )
+        where = {"stdin": job, "stdout": subprocess.PIPE, "stderr": errors, "cwd": folder.name}
+        command = [*confinement, sys.executable, "-P", "-m", "d2l_adam.check.worker"]
+        environment = _environment("/tmp" if confinement else folder.name)
+        process: Any = subprocess.Popen(command, env=environment, start_new_session=True, **where)
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         reader = threading.Thread(target=_read, args=(process.stdout, number + 1, lines), daemon=True)
         try:
             reader.start()
-            imported = _next(process, reader, lines, _IMPORT, stop)
-            if isinstance(imported, str):
+            cause = _next(process, reader, lines, _IMPORT, stop)
+            if isinstance(cause, str):
                 errors.seek(0)
                 last = errors.read().decode(errors="replace").strip()[-500:].splitlines() or ["it says nothing"]
-                cause = f"{given['tab']} cannot be used ({imported}; {last[-1]})"
-            else:
-                cause = json.loads(imported)
-            if cause:
+                cause = json.dumps(f"{given['tab']} cannot be used ({cause}; {last[-1]})")
+            if cause := json.loads(cause):
                 yield from [{"error": cause, "unusable": True}] * number
                 return
             for _ in range(number):
@@ -109,9 +101,8 @@ def _answers(given, confinement, stop):
                 if isinstance(line, str):
                     return
         finally:
-            if hasattr(os, "killpg"):
-                with contextlib.suppress(OSError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(OSError, AttributeError):  # Windows has no groups
+                os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
             try:
@@ -167,7 +158,4 @@ def _checked(line):
 def _environment(scratch):
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = os.pathsep.join(filter(None, (_ROOT, kept.get("PYTHONPATH"))))
-    fixed = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg", "CUDA_VISIBLE_DEVICES": ""}
-    one = ("OMP_NUM_THREADS", "MXNET_CPU_WORKER_NTHREADS", "TF_NUM_INTRAOP_THREADS")
-    fixed |= dict.fromkeys(one, "1") | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    return kept | dict.fromkeys(_FOLDERS, scratch) | fixed
+    return kept | dict.fromkeys(_FOLDERS, scratch) | _FIXED | {"PYTHONPATH": path}

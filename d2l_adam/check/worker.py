@@ -6,6 +6,7 @@ import faulthandler
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,8 @@ def _limit(given):
     """Limit what this process may take: it cannot be taken back."""
     import resource
 
-    used = resource.getrusage(resource.RUSAGE_SELF)
     limits = {"CORE": 0, "FSIZE": 1 << 24, "NOFILE": 128}  # all files together, in memory too, no more than 2 GiB
-    limits["CPU"] = int(used.ru_utime + used.ru_stime + 2 * given["timeout"] * len(given["jobs"])) + 1
+    limits["CPU"] = int(time.process_time() + 2 * given["timeout"] * len(given["jobs"])) + 1
     with contextlib.suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits["AS"] = pages * resource.getpagesize() + given["memory"]
@@ -72,9 +72,8 @@ def _answer(module, file, job, statements, without_d2l):
     """Drive one optimizer: the path and what is to be told, or the error that prevented it."""
     answer = dict[str, Any]()
     try:
-        names = [job["name"], *filter(None, [job["init"]])]
-        namespace = _defined(statements, names, file, without_d2l)
-        trainer, init = namespace[job["name"]], namespace[job["init"]] if job["init"] else None
+        namespace = _defined(statements, {job["name"], job["init"]}, file, without_d2l) | {None: None}
+        trainer, init = namespace[job["name"]], namespace[job["init"]]
         answer["shapes"] = init and _shapes(init(drive.FEATURES))
         path, answer["notes"] = drive.drive(module, trainer, init, job["runs"], job["passed"])
         answer["path"] = path.tolist()
@@ -92,13 +91,12 @@ class _Missing:
     """Stands for what could not be imported or defined; every use says why."""
 
     def __init__(self, why):
-        self.__dict__["_why"] = why
-
-    def __getattr__(self, name):
-        raise ImportError(self._why)
+        self._why = why
 
     def __call__(self, *args, **kwargs):
         raise ImportError(self._why)
+
+    __getattr__ = __call__
 
 
 def _defined(statements, names, file, without_d2l):
