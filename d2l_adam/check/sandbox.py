@@ -79,10 +79,10 @@ def _answers(given, confinement, stop):
     with tempfile.TemporaryFile() as job, tempfile.TemporaryFile() as errors:
         job.write(json.dumps(given | {"confined": bool(confinement)}).encode())
         job.seek(0)
-        where = {"stdin": job, "stdout": subprocess.PIPE, "stderr": errors, "cwd": folder.name}
+        where: dict[str, Any] = {"stdin": job, "stdout": subprocess.PIPE, "stderr": errors, "cwd": folder.name}
         command = [*confinement, sys.executable, "-P", "-m", "d2l_adam.check.worker"]
         environment = _environment("/tmp" if confinement else folder.name)
-        process: Any = subprocess.Popen(command, env=environment, start_new_session=True, **where)
+        process = subprocess.Popen(command, env=environment, start_new_session=True, **where)
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         reader = threading.Thread(target=_read, args=(process.stdout, number + 1, lines), daemon=True)
         try:
