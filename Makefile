@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup setup-tests run distributed lab html cells test bench check lint format wheel clean distclean
+.PHONY: help setup setup-tests run distributed lab html cells test fuzz bench check lint format wheel clean distclean
 
 # The frameworks to set up and to use: one or several, as TABS=pytorch or TABS="mxnet tensorflow".
 platform := $(shell uname -sm)
@@ -66,6 +66,9 @@ cells: $(ready) ## Render the cells of the chapter from the spec anew
 
 test: lint $(ready-tests) ## Run the whole test suite
 	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+fuzz: $(ready-tests) | build/tmp ## Damage thousands of sections and checkpoints at random, some minutes
+	@D2L_ADAM_FUZZ=5000 $(python) -m pytest --capture=no tests/test_fuzz.py
 
 bench: $(ready) | build/tmp ## Time steps and epochs, ours and the frameworks' own side by side
 	@$(python) -m d2l_adam bench $(tabs:%=--tab %) --tab numpy

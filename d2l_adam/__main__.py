@@ -2,10 +2,14 @@
 
 import contextlib
 import csv
+import io
 import json
+import math
 import os
 import platform
+import signal
 import sys
+import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +25,7 @@ from d2l_adam import TABS, __version__, data, fused, protocol, spec
 from d2l_adam import bench as benching
 from d2l_adam import check as checking
 from d2l_adam import render as rendering
+from d2l_adam.check.report import shown
 
 out, err = Console(), Console(stderr=True)
 _TABS = click.option(
@@ -31,11 +36,41 @@ _RULES = click.option(
 )
 _REPEATABLE = "Repeatable; default: some sizes and models."
 _PATH = click.Path(path_type=Path, file_okay=False)
-_FOLDER = click.option("--out", "folder", default="build", show_default=True, type=_PATH, help="For files.")
+
+
+def _writable(context, parameter, folder):
+    """Refuse, before the work, a folder in which nothing can be written."""
+    there = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
+    with tempfile.TemporaryFile(dir=there):
+        return folder
+
+
+_FOLDER = click.option(
+    "--out", "folder", default="build", show_default=True, type=_PATH, callback=_writable, help="For files."
+)
 
 
 def _json(text):
     return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+class _Finite(click.FloatRange):
+    """A number in a range, which NaN is not."""
+
+    def convert(self, value, parameter, context):
+        """Convert it, or say what is wrong with it."""
+        number = super().convert(value, parameter, context)
+        return self.fail(f"{value} is no number.", parameter, context) if math.isnan(number) else number
+
+
+@contextlib.contextmanager
+def _printing():
+    """Let whoever reads what is printed stop reading, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # which rich makes of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text, console=out):
@@ -95,13 +130,14 @@ def run(tabs, rules, folder, as_json, **settings):
     tolerance = protocol.TOLERANCE[settings["dtype"]]
     holds = not broken and all(curve["max_distance"] <= tolerance for curve in curves)
     files = _write(curves, tolerance, folder)
-    if as_json:
-        _print_json(settings | {"tolerance": tolerance, "holds": holds, "broken": broken, "curves": curves})
-    else:
-        _print(curves, tolerance, settings["dtype"])
-        for tab in absent:
-            _say(f"{tab}: not installed, left out; see d2l-adam info")
-        _say(f"Written: {', '.join(map(str, files))}")
+    with _printing():
+        if as_json:
+            _print_json(settings | {"tolerance": tolerance, "holds": holds, "broken": broken, "curves": curves})
+        else:
+            _print(curves, tolerance, settings["dtype"])
+            for tab in absent:
+                _say(f"{tab}: not installed, left out; see d2l-adam info")
+            _say(f"Written: {', '.join(map(str, files))}")
     for tab, cause in broken.items():
         _say(f"{tab}: {cause}", err)
     sys.exit(0 if holds else 1)
@@ -122,7 +158,8 @@ def _write(curves, tolerance, folder):
 
 
 def _print_json(result):
-    plain = json.loads(json.dumps(result), parse_constant=lambda constant: None)  # JSON has no NaN
+    text = json.dumps(result, ensure_ascii=False).encode(errors="replace")  # a file may have a name that is no text
+    plain = json.loads(text, parse_constant=lambda constant: None)  # JSON has no NaN
     click.echo(json.dumps(plain, allow_nan=False))
 
 
@@ -170,21 +207,24 @@ def info(as_json):
         table["file"] = str(data.path())
     except (OSError, ValueError) as error:
         table["checksum"], sound = str(error), False
-    if as_json:
-        _print_json({"d2l_adam": __version__, "frameworks": frameworks, "steps": steps, "data": table, "sound": sound})
-    else:
-        _say(f"d2l_adam {__version__}, Python {platform.python_version()}")
-        rows = []
-        for tab, row in frameworks.items():
-            cells = [row[key] or "-" for key in ("version", "d2l", "step")]
-            rows.append((tab, *cells, escape(row["note"] or "")))
-        _table(("tab", "version", "d2l", "steps", "note"), (), rows)
-        threads = f"up to {steps['threads']} threads; compiled code is kept in {steps['cache']}"
-        how = f"fused by Numba {steps['numba']} for float32 and float64 on the processor, {threads}"
-        if steps["why"]:
-            how = f"eager; {steps['why']}"
-        _say(f"steps: {how}")
-        _say(f"data: {table['file'] or '-'}; checksum: {table['checksum']}")
+    with _printing():
+        if as_json:
+            _print_json(
+                {"d2l_adam": __version__, "frameworks": frameworks, "steps": steps, "data": table, "sound": sound}
+            )
+        else:
+            _say(f"d2l_adam {__version__}, Python {platform.python_version()}")
+            rows = []
+            for tab, row in frameworks.items():
+                cells = [row[key] or "-" for key in ("version", "d2l", "step")]
+                rows.append((tab, *cells, escape(row["note"] or "")))
+            _table(("tab", "version", "d2l", "steps", "note"), (), rows)
+            threads = f"up to {steps['threads']} threads; compiled code is kept in {steps['cache']}"
+            how = f"fused by Numba {steps['numba']} for float32 and float64 on the processor, {threads}"
+            if steps["why"]:
+                how = f"eager; {steps['why']}"
+            _say(f"steps: {how}")
+            _say(f"data: {table['file'] or '-'}; checksum: {table['checksum']}")
     sys.exit(0 if sound else 1)
 
 
@@ -294,30 +334,37 @@ def render(tab, names):
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--default-tab", help="Of cells without a tab; default: the first of the book's config.ini, else mxnet.")
 @click.option("--tab", "tabs", multiple=True, help="Check these tabs only; repeatable.")
 @click.option(
-    "--timeout", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds for an optimizer in a tab."
+    "--timeout", default=60.0, show_default=True, type=_Finite(1, 86400), help="Seconds for an optimizer in a tab."
 )
 @click.option(
     "--memory",
     default=2.0,
     show_default=True,
-    type=click.FloatRange(0.1),
+    type=_Finite(0.1, 1024),
     help="GiB for the code of a tab, beside its framework.",
+)
+@click.option(
+    "--confine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["required", "auto", "off"]),
+    help="Whether bubblewrap has to confine the code, does where it works, or does not.",
 )
 @_json("Print JSON instead.")
 @click.option("--github", is_flag=True, help="Print annotations that GitHub shows beside the lines, instead.")
-def check(files, default_tab, tabs, timeout, memory, as_json, github):
+def check(files, default_tab, tabs, timeout, memory, confine, as_json, github):
     """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
 
     FILES are d2lbook's Markdown, of which the ```{.python .input} cells are read. Checking a file RUNS ITS CODE:
-    functions and what these need, each tab in a process of its own, which, on Linux, may write into a scratch folder
-    only and may not use the network; no cell that trains is run. Every function (params, states, hyperparams) or
-    (params, grads, states, hyperparams) that a section defines is driven through the same gradients in every tab. A
-    tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its path, put
-    into the spec, is named.
+    functions and what these need, each tab in a process of its own, which bubblewrap, on Linux, keeps from the network
+    and from all files but those of a scratch folder; no cell that trains is run. Every function (params, states,
+    hyperparams) or (params, grads, states, hyperparams) that a section defines is driven through the same gradients in
+    every tab. A tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its
+    path, put into the spec, is named.
 
     Exits with 1 if there is drift, with 2 if something could not be checked, else with 0.
 
@@ -334,14 +381,15 @@ def check(files, default_tab, tabs, timeout, memory, as_json, github):
             task = progress.add_task("driving", total=number)
             return lambda: progress.advance(task)
 
-        report = checking.check(files, default_tab, tabs, timeout, memory, started)
-    if as_json:
-        _print_json(report.as_dict())
-    elif github:
-        for line in report.annotations():
-            click.echo(line)
-    else:
-        _print_check(report)
+        report = checking.check(files, default_tab, tabs, timeout, memory, confine, started)
+    with _printing():
+        if as_json:
+            _print_json(report.as_dict())
+        elif github:
+            for line in report.annotations():
+                click.echo(line)
+        else:
+            _print_check(report)
     sys.exit(report.status)
 
 
@@ -352,7 +400,8 @@ def _print_check(report):
         agree, differ = x.verdict.groups[0], list(x.verdict.odd)
         matches = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
         agree = "-" if len(x.lines) == 1 else ", ".join(agree)
-        rows.append((os.path.relpath(x.file, top), x.name, agree, ", ".join(differ) or "-", matches))
+        row = os.path.relpath(x.file, top), x.name, agree, ", ".join(differ) or "-", matches
+        rows.append([escape(shown(text)) for text in row])
     if rows:
         _table(("section", "optimizer", "agree", "differ", "spec"), (), rows)
     for kind, colour in (("drift", "red"), ("unchecked", "yellow"), ("note", None)):
@@ -373,12 +422,22 @@ def _count(number, noun):
 
 
 def main():
-    """Run the command line; an error of the user's is one line and exit status 2."""
+    """Run the command line; an error of the user's is one line and exit status 2, an interrupt 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for what its encoding lacks
+    for name in ("SIGHUP", "SIGTERM"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
     try:
-        cli()
-    except (ValueError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        status = cli(standalone_mode=False)
+    except click.Abort:
+        status = 130
+    except (click.ClickException, ValueError, OSError) as error:
+        text, status = io.StringIO(), 2
+        (error if isinstance(error, click.ClickException) else click.ClickException(str(error))).show(text)
+        click.echo("\n".join(map(shown, text.getvalue().splitlines())), err=True)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

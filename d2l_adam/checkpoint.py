@@ -9,11 +9,12 @@ The learning rate is not in the file, nor is anything else that is set when an o
 and the like are each framework's own.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import reprlib
-import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,11 @@ from safetensors import numpy as safetensors_of_numpy
 from d2l_adam import contract, spec
 from d2l_adam.interrupt import deferred
 from d2l_adam.rule import Rule, constant
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be deleted anyway
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 2  # version 1 was of the states v and s only, and did not name them
 _UNSIGNED = "0" * 64
@@ -83,7 +89,7 @@ def save(tab, file, params, states, hyperparams=None, rule=None):
             arrays[place] = numpy.ascontiguousarray(tab.asnumpy(x), dtype).reshape(x.shape)
     content = safetensors_of_numpy.save(arrays, {"d2l_adam": json.dumps(about)})
     digest = hashlib.sha256(content).hexdigest()
-    _replace(Path(file).resolve(), content.replace(_UNSIGNED.encode(), digest.encode(), 1))
+    _replace(Path(file), content.replace(_UNSIGNED.encode(), digest.encode(), 1))
 
 
 def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
@@ -259,14 +265,57 @@ def _check_header(where, about):
 
 def _replace(file, content):
     """Put a whole new file where the old one is, or leave the old one."""
-    new = file.with_name(f".{uuid.uuid4().hex}")
     try:
-        with new.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())  # the content must be on the disk before its name is
-        if file.exists():
-            shutil.copymode(file, new)
+        old = file.stat()  # of what a link leads to
+    except FileNotFoundError:
+        old = None
+    if old and not stat.S_ISREG(old.st_mode):
+        raise OSError(f"{file} is there and is no regular file; it is left as it is: give another name")
+    file = file.resolve()
+    begun = f".d2l_adam-{hashlib.sha256(os.fsencode(file.name)).hexdigest()[:16]}-"
+    for left in file.parent.glob(f"{begun}*"):
+        with contextlib.suppress(OSError), left.open("rb") as stream:  # one that is still written is locked
+            _lock(stream)
+            left.unlink()
+    new = file.with_name(begun + uuid.uuid4().hex)
+    stream = new.open("xb")
+    try:
+        with contextlib.suppress(OSError):  # some network's folders have no locks
+            _lock(stream, wait=True)
+        if not new.exists():  # another process has cleared it before it was locked
+            return _replace(file, content)
+        if old:
+            _own(new, old)
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())  # the content must be on the disk before its name is
+        if not fcntl:
+            stream.close()
         new.replace(file)
     finally:
+        stream.close()
         new.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Windows opens no folder
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _lock(stream, wait=False):
+    """Lock a file, which lasts until it is closed. Raises BlockingIOError if another has locked it, or waits."""
+    if fcntl:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _own(file, old):
+    """Give a file the owner and the mode of another."""
+    new = file.stat()
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.chown(file, old.st_uid, old.st_gid)
+        except PermissionError:
+            owner = f"of user {old.st_uid} and group {old.st_gid}"
+            raise PermissionError(f"the file to replace is {owner}, which you cannot keep; delete it first") from None
+    file.chmod(stat.S_IMODE(old.st_mode))

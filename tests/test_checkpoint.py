@@ -7,9 +7,11 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -301,13 +303,80 @@ def test_its_name_may_be_long(tmp_path):
     assert len(os.listdir(tmp_path)) == 1
 
 
-def test_the_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root gives files away")
+def test_whose_it_is_remains(tmp_path):
+    saved(tmp_path / "run")
+    os.chown(tmp_path / "run", 12345, 54321)
+    (tmp_path / "run").chmod(0o604)
+    saved(tmp_path / "run")
+    found = (tmp_path / "run").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 54321, 0o604)
+
+
+def test_the_content_is_on_the_disk_before_its_name_is_and_then_the_folder(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
+    monkeypatch.setattr(
+        os, "fsync", lambda number: calls.append(stat.S_IFMT(os.fstat(number).st_mode)) or fsync(number)
+    )
     monkeypatch.setattr(Path, "replace", lambda *paths: calls.append("replace") or replace(*paths))
     saved(tmp_path / "run")
-    assert calls == ["fsync", "replace"]
+    assert calls == [stat.S_IFREG, "replace", stat.S_IFDIR]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "link to a pipe"])
+def test_what_is_no_file_is_not_replaced(kind, tmp_path):
+    path = Path(os.devnull) if kind == "device" else tmp_path / "run"
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda x: os.symlink(x, x), "device": lambda x: None}
+    if kind == "link to a pipe":
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to(tmp_path / "pipe")
+    else:
+        make[kind](path)
+    before, names = os.lstat(path), os.listdir(tmp_path)
+    with pytest.raises(OSError, match=f"{path}"):
+        saved(path)
+    after = os.lstat(path)
+    assert (after.st_ino, after.st_mode, os.listdir(tmp_path)) == (before.st_ino, before.st_mode, names)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no locks of this kind")
+def test_what_an_ended_save_has_left_is_cleared_but_not_what_another_writes(tmp_path, monkeypatch):
+    saved(tmp_path / "run")
+    left = []
+
+    def fails(self, target):
+        left.append(self)
+        saved(tmp_path / "run")  # of another writer, meanwhile
+        assert self.exists()
+        monkeypatch.undo()
+        os.link(self, f"{self}-left")  # as kill -9 would leave it
+        raise OSError("ended")
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (replace if left else fails)(self, to))
+    with pytest.raises(OSError, match="ended"):
+        saved(tmp_path / "run")
+    assert len(os.listdir(tmp_path)) == 2
+    saved(tmp_path / "another")
+    assert len(os.listdir(tmp_path)) == 3
+    saved(tmp_path / "run")
+    assert sorted(os.listdir(tmp_path)) == ["another", "run"]
+
+
+def test_two_writers_and_a_reader_are_in_nobody_s_way(tmp_path):
+    saved(tmp_path / "run")
+    whole = (tmp_path / "run").read_bytes()
+
+    def write(_):
+        for _ in range(50):
+            saved(tmp_path / "run")
+            assert (tmp_path / "run").read_bytes() == whole
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_arrays_need_not_be_contiguous(tmp_path):
@@ -789,6 +858,8 @@ def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(tmp_path):
         tab.load(tmp_path / "run", p, states, hyperparams)
         assert (p[0] == hyperparams["t"] - 1).all()
         assert hyperparams["t"] - 1 in (last, last + 1)
+    saved(tmp_path / "run")
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_the_docstring_says_what_is_in_the_file():

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -244,6 +246,46 @@ def test_a_mistake_of_the_user_s_is_one_line_and_status_2(tmp_path, arguments, w
     assert words in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run", "bench"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/build", "/proc/build"):
+        status, printed, said = command(name, "--out", folder, cwd=tmp_path)
+        assert (status, printed) == (2, "")
+        assert said.splitlines()[-1].startswith("Error: ")
+        assert "training" not in said and "measuring" not in said
+    assert [x.name for x in tmp_path.iterdir()] == ["file"]
+
+
+WAITS = """
+import sys, time
+from d2l_adam import __main__, protocol
+def waits(*_, **__):
+    print("here", flush=True)
+    time.sleep(60)
+protocol.train = waits
+sys.argv[1:] = ["run", "--tab", "numpy"]
+__main__.main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_its_status(number, tmp_path):
+    arguments = [sys.executable, "-c", WAITS]
+    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"here\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, b"Traceback" in said) == (128 + number, False)
+
+
+def test_what_a_user_has_written_is_printable_in_an_error(tmp_path):
+    status, _, said = command("run", "--tab", "a\n::error::b", cwd=tmp_path)
+    assert status == 2
+    assert not [line for line in said.splitlines() if line.startswith("::")]
 
 
 @pytest.mark.parametrize("name", ["run", "info"])

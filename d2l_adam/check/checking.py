@@ -1,5 +1,6 @@
 """The check of sections: their optimizers, run in every tab and compared, and what is wrong with them named."""
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,15 +19,19 @@ def check(
     tabs: Iterable[str] = (),
     timeout: float = 60.0,
     memory: float = 2.0,
+    confine: str = "auto",
     started: Callable[[int], Callable[[], Any]] = lambda number: lambda: None,
 ) -> Report:
-    """Check sections of a d2l-style book, which runs their code: imports and functions, in a process for each tab.
+    """Check sections of a d2l-style book, which runs their code, in a process for each file and tab.
 
     `default_tab` is that of cells without one; left out, the one of the book's `config.ini`, else mxnet. `tabs` limits
     the check to some. `timeout` is in seconds for an optimizer in a tab, `memory` in GiB beside the framework.
+    `confine` is "auto" for bubblewrap where it works, "off", or "required", which raises ValueError where it does not.
     `started(number)` is called with the number of drives; what it returns, after each.
     """
-    wanted = tuple(tabs)
+    wanted, confinement = tuple(tabs), () if confine == "off" else sandbox.bubblewrap()
+    if confine == "required" and not confinement:
+        raise ValueError(f"nothing was run, as the code cannot be confined here; {sandbox.CURE}")
     report = Report([str(file) for file in dict.fromkeys(map(Path, files))])
 
     def unchecked(file, line, tab, cause, how="could not be checked"):
@@ -37,34 +42,36 @@ def check(
         try:
             default = default_tab or markdown.default_tab(Path(file)) or "mxnet"
             sections[file] = section = definitions.read(Path(file), default)
-        except (OSError, ValueError, RecursionError) as error:
-            unchecked(file, None, "", error, "could not be read")
+        except Exception as error:  # whatever is wrong with a file, the others are checked
+            unchecked(file, None, "", _why(error), "could not be read")
             continue
         for line, tab, cause in section.unreadable:
             if not wanted or not tab or tab in wanted:
                 unchecked(file, line, tab, cause)
     optimizers = [x for file, section in sections.items() for x in _optimizers(file, section, wanted)]
-    jobs: dict[str, list[Optimizer]] = {}
+    jobs: dict[tuple[str, str], list[Optimizer]] = {}
     for x in optimizers:
         for tab, definition in x.definitions.items():
             if definition.passed is not None:
-                jobs.setdefault(tab, []).append(x)
+                jobs.setdefault((x.file, tab), []).append(x)
                 continue
             how = f"takes ({', '.join(definition.args)})" if definition.args else "is not made by def"
             cause = f"it {how}; write it as def {x.name}(params, states, hyperparams)"
             report.findings.append(x.finding("unchecked", tab, f"could not be checked: {cause}"))
-    for tab in [tab for tab in jobs if tab not in TABS]:
-        for file, number in Counter(x.file for x in jobs.pop(tab)).items():
-            unchecked(file, None, tab, f"{number} optimizers; {listed(TABS)} can be (see --tab)")
-    _drive(jobs, timeout, int(memory * 2**30), started)
-    if jobs and (note := sandbox.unconfined()):
-        report.findings.append(Finding("note", message=note))
-    for tab, drives in jobs.items():
-        unusable = {x.file: x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")}
-        for file, cause in unusable.items():
+    for file, tab in [key for key in jobs if key[1] not in TABS]:
+        number = len(jobs.pop((file, tab)))
+        unchecked(file, None, tab, f"{number} optimizers; {listed(TABS)} can be (see --tab)")
+    _drive(jobs, timeout, int(memory * 2**30), confinement, started)
+    if jobs and not confinement:
+        report.findings.append(Finding("note", message=sandbox.UNCONFINED))
+    for (file, tab), drives in jobs.items():
+        for cause in dict.fromkeys(x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")):
             unchecked(file, None, tab, cause)
     for x in optimizers:
-        _compare(x, report)
+        try:
+            _compare(x, report)
+        except Exception as error:
+            report.findings.append(x.finding("unchecked", "", f"could not be compared: {_why(error)}"))
     if not report.compared and not report.findings:
         message = "no optimizer was found, a function (params, states, hyperparams)"
         known = dict.fromkeys(tab for section in sections.values() for tab in section.cells)
@@ -79,28 +86,39 @@ def _optimizers(file, section, wanted):
     for name, in_tabs in section.optimizers.items():
         values: dict[str, Any] = {}
         for definition in in_tabs.values():
-            for key, value in definition.hyperparams.items():
+            for key, value in {"lr": None, **definition.hyperparams}.items():
                 values[key] = values[key] if values.get(key) is not None else value
         cells = {tab: x for tab, x in section.cells.items() if not wanted or tab in wanted}
         chosen = {tab: x for tab, x in in_tabs.items() if tab in cells}
         yield Optimizer(file, name, chosen, cells, drive.settings([*values], values))
 
 
-def _drive(jobs, timeout, memory, started):
-    """Drive the optimizers of each tab, the tabs side by side; each gets its answers."""
+def _why(error):
+    """Why something could not be done."""
+    return str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+
+
+def _drive(jobs, timeout, memory, confinement, started):
+    """Drive the optimizers of each file and tab, some processes side by side; each gets its answers."""
     done, stop = started(sum(map(len, jobs.values()))), threading.Event()
 
-    def run(tab):
-        given = [{"file": x.file, "name": x.name, "runs": x.runs, "cells": x.cells[tab]} for x in jobs[tab]]
-        for x, job in zip(jobs[tab], given, strict=True):
-            job |= {"init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
-        return sandbox.run(tab, given, timeout, memory, done, stop)
-
-    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+    def run(key):
+        file, tab = key
+        given = {"file": file, "tab": tab, "cells": jobs[key][0].cells[tab], "timeout": timeout, "memory": memory}
+        given["jobs"] = [
+            {"name": x.name, "runs": x.runs, "init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
+            for x in jobs[key]
+        ]
         try:
-            for tab, answers in zip(jobs, pool.map(run, jobs), strict=True):
-                for x, answer in zip(jobs[tab], answers, strict=True):
-                    x.answers[tab] = answer
+            return sandbox.run(given, confinement, done, stop)
+        except Exception as error:  # no file, no process, no memory
+            return [{"error": _why(error), "unusable": True}] * len(given["jobs"])
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for key, answers in zip(jobs, pool.map(run, jobs), strict=True):
+                for x, answer in zip(jobs[key], answers, strict=True):
+                    x.answers[key[1]] = answer
         except BaseException:  # an interrupt, too, ends the processes
             stop.set()
             raise
@@ -113,7 +131,10 @@ def _compare(x, report):
             report.findings.append(x.finding("unchecked", tab, f"could not be checked: {answer['error']}"))
         report.findings += [x.finding("note", tab, note) for note in answer.get("notes", ())]
     paths = {tab: drift.Path(answer["path"]) for tab, answer in x.answers.items() if "path" in answer}
-    if paths:
+    if paths and all(path.hollow for path in paths.values()):
+        cause = "could not be compared: nearly all is NaN or infinite"
+        report.findings += [x.finding("unchecked", tab, cause) for tab in paths]
+    elif paths:
         x.verdict = drift.judge(x.name, paths, x.runs, {tab: x.definitions[tab].numbers for tab in paths})
         report.compared.append(x)
         for kind, *_, tab, message, causes, stopped in told(x.verdict):

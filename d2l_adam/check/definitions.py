@@ -9,6 +9,8 @@ import ast
 import contextlib
 import re
 import symtable
+import sys
+from collections import namedtuple
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ from d2l_adam import TABS
 from d2l_adam.check import markdown
 from d2l_adam.check.tree import OPERATIONS
 
+#: How many tabs and optimizers a file may have, and how many of its mistakes are told one by one.
+MOST_TABS, MOST_OPTIMIZERS, MOST_UNREADABLE = 16, 200, 20
 _MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.MULTILINE)
 _INIT = re.compile(r"init_\w*states$")
 
@@ -47,21 +51,26 @@ class Definition:
 class Section:
     """What a file has.
 
-    `cells` are the sources of the cells of each tab, each line with its number in the file, `optimizers` their
+    `cells` are the first line and the source of the cells of each tab, `optimizers` their
     definitions by name, then by tab, and `unreadable` the line, the tab and the cause of what cannot be read.
     """
 
-    cells: dict[str, list[str]]
+    cells: dict[str, list[tuple[int, str]]]
     optimizers: dict[str, dict[str, Definition]]
     unreadable: list[tuple[int, str, str]]
 
 
-def parse(source: str) -> ast.Module:
-    """Parse the source of a cell, its shell and IPython magics left out."""
+def parse(source: str, line: int = 1) -> ast.Module:
+    """Parse the source of a cell that begins on some line, its shell and IPython magics left out."""
     try:
-        return ast.parse(source)
-    except SyntaxError:
-        return ast.parse(_MAGIC.sub(r"\1pass", source))
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:
+            tree = ast.parse(_MAGIC.sub(r"\1pass", source))
+    except SyntaxError as error:
+        error.lineno = (error.lineno or 1) + line - 1
+        raise
+    return ast.increment_lineno(tree, line - 1)
 
 
 _KINDS = (
@@ -70,39 +79,40 @@ _KINDS = (
 )
 
 
-def bound(node: ast.stmt) -> set[str]:
-    """Return the names that a statement gives a value; "*" for what `from ... import *` does."""
-    if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-        return {"*"}
-    table = symtable.symtable(ast.unparse(node), "cell", "exec")
-    return {x.get_name() for x in table.get_symbols() if x.is_assigned() or x.is_imported()}
+#: A statement, the names that it gives a value ("*": those of a module), and those of the tab that it uses, also later.
+Statement = namedtuple("Statement", ("node", "bound", "used"))
 
 
-def _used(node):
-    """The names of the tab that a statement uses, now or when a function of it is called."""
-
-    def names(table, top):
-        used = {x.get_name() for x in table.get_symbols() if (x.is_referenced() if top else x.is_global())}
-        return used.union(*(names(child, False) for child in table.get_children()))
-
-    return names(symtable.symtable(ast.unparse(node), "cell", "exec"), True)
-
-
-def _statements(trees):
-    return [node for tree in trees for node in tree.body if isinstance(node, _KINDS)]
+def statements(trees: Iterable[ast.Module]) -> list[Statement]:
+    """Return what the cells of a tab consist of."""
+    found = []
+    for node in (node for tree in trees for node in tree.body if isinstance(node, _KINDS)):
+        table = symtable.symtable(ast.unparse(node), "cell", "exec")
+        bound = {x.get_name() for x in table.get_symbols() if x.is_assigned() or x.is_imported()}
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            bound = {"*"}
+        found.append(Statement(node, bound, _used(table, True)))
+    return found
 
 
-def needed(trees: list[ast.Module], names: Iterable[str]) -> list[ast.stmt]:
+def _used(table, top):
+    used = {x.get_name() for x in table.get_symbols() if (x.is_referenced() if top else x.is_global())}
+    return used.union(*(_used(child, False) for child in table.get_children()))
+
+
+def needed(statements: list[Statement], names: Iterable[str]) -> list[Statement]:
     """Return the statements that define some names, and what these need, in order: no other has to be run."""
-    nodes = _statements(trees)
-    wanted, chosen, before = {"*", *names}, set[int](), -1
-    while len(chosen) != before:
-        before = len(chosen)
-        for i, node in enumerate(nodes):
-            if i not in chosen and wanted & bound(node):
-                chosen.add(i)
-                wanted |= _used(node)
-    return [node for i, node in enumerate(nodes) if i in chosen]
+    binding: dict[str, list[int]] = {}
+    for i, statement in enumerate(statements):
+        for name in statement.bound:
+            binding.setdefault(name, []).append(i)
+    todo, wanted, chosen = ["*", *names], {"*", *names}, set[int]()
+    while todo:
+        for i in set(binding.get(todo.pop(), ())) - chosen:
+            chosen.add(i)
+            todo += statements[i].used - wanted
+            wanted |= statements[i].used
+    return [statements[i] for i in sorted(chosen)]
 
 
 def read(file: Path, default_tab: str = "mxnet") -> Section:
@@ -111,39 +121,49 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
         raise ValueError(f"it is a folder; {markdown.READ}")
     if file.suffix.lower() != ".md":
         raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {markdown.READ}")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8 ({error})") from None
-    section = Section({}, {}, [(line, "", "this fence is never closed") for line in markdown.unclosed(text)])
+    text = markdown.text_of(file)
+    unclosed, others = markdown.unread(text)
+    section = Section({}, {}, [(line, "", "this fence is never closed") for line in unclosed])
     code = [cell for cell in markdown.read(text, default_tab) if cell.kind == "code"]
-    for line, opened in markdown.unread(text) if not code else ():
+    for line, opened in others[:1] if not code else ():  # the first says it for all
         section.unreadable.append((line, "", f"a fence {opened} is no cell; {markdown.READ}"))
-        break  # the first says it for all
     trees: dict[str, list[ast.Module]] = {}
-    for tab in dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code):
-        section.cells[tab], trees[tab] = [], []
-        for cell in code:
-            source = cell.within(tab).in_place
+    found: dict[str, list[Statement]] = {}
+    tabs = dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code)
+    if len(tabs) > MOST_TABS:
+        raise ValueError(f"it has {len(tabs)} tabs; {MOST_TABS} is the most that are read")
+    for tab in tabs:
+        section.cells[tab], trees[tab], found[tab] = [], [], []
+        for cell in (cell.within(tab) for cell in code if cell.of(tab)):
             try:
-                if cell.of(tab):
-                    trees[tab].append(parse(source))
-                    section.cells[tab].append(source)
+                if cell.lines:
+                    tree = parse(cell.in_place, cell.line)
+                    found[tab] += statements([tree])
+                    trees[tab].append(tree)
+                    section.cells[tab].append((cell.line, cell.in_place))
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                line = getattr(error, "lineno", None) or cell.line
-                section.unreadable.append((line, tab, f"this cell is no Python ({getattr(error, 'msg', error)})"))
+                why = getattr(error, "msg", str(error)) or type(error).__name__
+                line = getattr(error, "lineno", cell.line)
+                section.unreadable.append((line, tab, f"this cell is no Python ({why})"))
+    if (more := len(section.unreadable) - MOST_UNREADABLE) > 0:
+        line, tab, _ = section.unreadable[MOST_UNREADABLE]
+        section.unreadable[MOST_UNREADABLE:] = [(line, tab, f"{more} more of this kind from here on")]
     functions = {
-        tab: {node.name: node for tree in trees[tab] for node in tree.body if isinstance(node, ast.FunctionDef)}
-        for tab in trees
+        tab: {x.node.name: x.node for x in of_tab if isinstance(x.node, ast.FunctionDef)}
+        for tab, of_tab in found.items()
     }
-    names = [name for found in functions.values() for name, node in found.items() if _is_optimizer(node)]
-    for name in dict.fromkeys(names):
-        section.optimizers[name] = {}
-        for tab, found in functions.items():
-            if name in found:
-                section.optimizers[name][tab] = _definition(found[name], found, trees[tab])
-            elif otherwise := [node.lineno for node in _statements(trees[tab]) if name in bound(node)]:
-                section.optimizers[name][tab] = Definition(otherwise[0], ())
+    names = dict.fromkeys(name for in_tab in functions.values() for name, node in in_tab.items() if _is_optimizer(node))
+    if len(names) > MOST_OPTIMIZERS:
+        raise ValueError(f"it has {len(names)} optimizers; {MOST_OPTIMIZERS} is the most that are read")
+    section.optimizers = {name: {} for name in names}
+    for tab, in_tab in functions.items():
+        lines = {name: x.node.lineno for x in reversed(found[tab]) for name in x.bound}
+        calls = _calls(trees[tab])
+        for name, definitions in section.optimizers.items():
+            if name in in_tab:
+                definitions[tab] = _definition(in_tab[name], in_tab, calls.get(name, ()))
+            elif name in lines:
+                definitions[tab] = Definition(lines[name], ())
     return section
 
 
@@ -158,8 +178,8 @@ def _is_optimizer(node):
     return len(args) in (3, 4) and args[-2:] == ("states", "hyperparams") and not node.name.startswith("_")
 
 
-def _definition(node, functions, trees):
-    init, values = _trained(node.name, functions, trees)
+def _definition(node, functions, calls):
+    init, values = _trained(functions, calls)
     if init is None:
         inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
         before = [x for x in inits if x.lineno < node.lineno] or inits
@@ -179,38 +199,48 @@ def _definition(node, functions, trees):
     )
 
 
-def _trained(name, functions, trees):
-    """How the section trains an optimizer: with the states of which init function, and with which numbers."""
+def _calls(trees):
+    """What is given in the calls that are given a name, by that name."""
+    calls: dict[str, list[list[ast.expr]]] = {}
+    for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        given = [*node.args, *(x.value for x in node.keywords)]
+        for name in dict.fromkeys(x.id for x in given if isinstance(x, ast.Name)):
+            calls.setdefault(name, []).append(given)
+    return calls
+
+
+def _trained(functions, calls):
+    """How a section trains an optimizer: with the states of which init function, and with which numbers."""
     init, values = None, dict[Any, float]()
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        given = [*node.args, *(x.value for x in node.keywords)] if isinstance(node, ast.Call) else []
-        if not any(isinstance(x, ast.Name) and x.id == name for x in given):
-            continue
-        for x in given:
-            match x:
-                case ast.Call(ast.Name(function), [_, *_]) if function in functions:
-                    init = init or function
-                case ast.Dict(keys, entries):
-                    for key, value in zip(keys, entries, strict=True):
-                        if isinstance(key, ast.Constant) and (number := _number(value)) is not None:
-                            values.setdefault(key.value, number)
+    for x in (x for given in calls for x in given):
+        match x:
+            case ast.Call(ast.Name(function), [_, *_]) if function in functions:
+                init = init or function
+            case ast.Dict(keys, entries):
+                for key, value in zip(keys, entries, strict=True):
+                    if isinstance(key, ast.Constant) and (number := _number(value, {})) is not None:
+                        values.setdefault(key.value, number)
     return init, values
 
 
 def numbers(node: ast.AST) -> tuple[float, ...]:
     """Return the numbers in some code, also those that it works out of others, such as 10**-3."""
-    return tuple(dict.fromkeys(number for x in ast.walk(node) if (number := _number(x)) is not None))
+    values: dict[int, Any] = {}
+    _number(node, values)
+    return tuple(dict.fromkeys(values[id(x)] for x in ast.walk(node) if values[id(x)] is not None))
 
 
-def _number(node):
-    match node:
-        case ast.Constant(value) if type(value) in (int, float):
-            return value
-        case ast.UnaryOp(ast.USub(), x):
-            number = _number(x)
-            return None if number is None else -number
-        case ast.BinOp(x, op, y) if type(op) in OPERATIONS:
-            with contextlib.suppress(ArithmeticError, TypeError):  # of what is no number, too
-                value = OPERATIONS[type(op)](float(_number(x)), float(_number(y)))
-                return value if isinstance(value, float) else None
-    return None
+def _number(node, values):
+    """The number that an expression is, or None; those of all its parts go into `values`."""
+    parts, number = [_number(x, values) for x in ast.iter_child_nodes(node)], None
+    with contextlib.suppress(ArithmeticError, TypeError):  # of what is no number, too
+        match node:
+            case ast.Constant(value) if type(value) in (int, float):
+                number = value
+            case ast.UnaryOp(ast.USub()):
+                number = -parts[1]
+            case ast.BinOp() if type(node.op) in OPERATIONS:
+                number = OPERATIONS[type(node.op)](float(parts[0]), float(parts[2]))
+    finite = isinstance(number, (int, float)) and abs(number) <= sys.float_info.max
+    values[id(node)] = number if finite else None
+    return values[id(node)]

@@ -27,6 +27,12 @@ class Path:
         runs = numpy.split(self.rows, numpy.flatnonzero(drive.STEP == 0)[1:])
         self.limits = numpy.concatenate([_limit(run) for run in runs])
 
+    @property
+    def hollow(self) -> bool:
+        """Whether it is NaN or infinite nearly everywhere, where gradients are neither 0 nor sparse."""
+        dense = numpy.isin(drive.REGIME, [i for i, x in enumerate(drive.REGIMES) if x.startswith("of order")])
+        return bool(numpy.isfinite(self.rows[drive.STEP > 0][:, dense]).mean() < 0.1)
+
     def fits(self, row: int, p: Any) -> bool:
         """Whether `p` is where this path is in a row."""
         return bool((_apart(self.rows[row], _in_single(p)) <= self.limits[row]).all())
@@ -157,7 +163,7 @@ def judge(
     from_spec = {group[0]: distance(right, paths[group[0]]) for group in groups} if right else {}
     found += from_spec.values()
     as_spec = [tab for tab, far in from_spec.items() if far.agree]
-    groups.sort(key=lambda group: (group[0] in as_spec, len(group)), reverse=True)
+    groups.sort(key=lambda group: (group[0] in as_spec, not paths[group[0]].hollow, len(group)), reverse=True)
     best = groups[0][0]
 
     def explain(tab):

@@ -14,19 +14,20 @@ The default tab is the first of `tabs` in the book's `config.ini`.
 
 import configparser
 import re
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
-_FENCE = re.compile(r"^(?P<fence>```+|~~~+)[ \t]*(?P<info>.*)\n(?P<source>[\s\S]*?)\n(?P=fence)$", re.MULTILINE)
-_OPENED = re.compile(r"^(```+|~~~+)[ \t]*\{.*\.input.*$", re.MULTILINE)
+_FENCE = re.compile(r"(```+|~~~+)[ \t]*(.*)")
 #: A fence of Python that is no cell of d2lbook, as Markdown, MyST and Quarto write it.
 _PYTHON = re.compile(r"[{.]*(python|py|ipython|code-cell)\b", re.IGNORECASE)
 #: What is read: said where something else was given.
 READ = "check reads the ```{.python .input} cells of d2lbook's Markdown, .md files, and nothing else"
+#: How many characters a file may have.
+MOST = 1 << 20
 _CODE_TAB = re.compile(r"(?:# *@tab|%%tab) +([\w, ]+)")
-_TEXT_TAB = re.compile(r"^:begin_tab:`(?P<tabs>[^`]*)`$\n(?P<source>[\s\S]*?)^:end_tab:$\n?", re.MULTILINE)
-_BRANCH = re.compile(r"\bif\b.*(?:tab\.selected|d2l\.USE_)")
+_TEXT_TAB = re.compile(r":begin_tab:`([^`]*)`")
+_IF, _OF_TAB = re.compile(r"\bif\b"), re.compile(r"tab\.selected|d2l\.USE_")
 
 
 class Cell(NamedTuple):
@@ -47,10 +48,10 @@ class Cell(NamedTuple):
 
     @property
     def in_place(self) -> str:
-        """The source after so many empty lines that each line has the number that it has in the file."""
-        lines = [""] * max(self.lines, default=0)
-        for number, text in zip(self.lines, self.source.split("\n"), strict=False):
-            lines[number - 1] = text
+        """The source, with an empty line for each that the file has between."""
+        lines = [""] * (self.lines[-1] - self.line + 1)
+        for number, text in zip(self.lines, self.source.split("\n"), strict=True):
+            lines[number - self.line] = text
         return "\n".join(lines)
 
     def of(self, tab: str) -> bool:
@@ -62,12 +63,13 @@ class Cell(NamedTuple):
 
         Lines in a branch of the tab are moved out by an indent, as d2lbook does.
         """
-        if self.kind != "code" or not _BRANCH.search(self.source):
+        if self.kind != "code":
             return self
         kept, inside, indent = [], None, 0
         for number, text in zip(self.lines, self.source.split("\n"), strict=True):
             own_indent = len(text) - len(text.lstrip())
-            if _BRANCH.search(text):
+            found = _IF.search(text)
+            if found and _OF_TAB.search(text, found.end()):
                 inside = f"'{tab}'" in text or f'"{tab}"' in text or f"d2l.USE_{tab.upper()}" in text
                 indent = own_indent
                 continue
@@ -78,31 +80,63 @@ class Cell(NamedTuple):
         return self._replace(source="\n".join(text for _, text in kept), lines=tuple(number for number, _ in kept))
 
 
+def text_of(file: Path) -> str:
+    """Return the text of a file. Raises OSError or ValueError if it cannot be read, or is too long."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(f"{file} is no regular file")
+    with file.open(encoding="utf-8-sig") as stream:
+        try:
+            text = stream.read(MOST + 1)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is no text in UTF-8 ({error})") from None
+    if len(text) > MOST:
+        raise ValueError(f"{file} has more than {MOST:,} characters, the most that are read; split it")
+    return text
+
+
 def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
     """Read the source of a section as cells, in their order; the lines that name a tab are not part of them."""
     cells: list[Cell] = []
-    start = 0
-    for match in _FENCE.finditer(text):
-        if ".input" in match["info"]:
-            cells += _texts(text, start, match.start())
-            if "%load_ext d2lbook.tab" not in match["source"]:  # the book's own switch of tabs
-                cells.append(_code(_lines(text, *match.span("source")), default_tab))
-            start = match.end()
-    return cells + _texts(text, start, len(text))
+    lines, start = text.split("\n"), 0
+    for first, last, info in _fences(lines):
+        if ".input" in info:
+            cells += _texts(lines, start, first)
+            source = _numbered(lines, first + 1, last) or [(last + 1, "")]
+            if not any("%load_ext d2lbook.tab" in line for _, line in source):  # the book's own switch of tabs
+                cells.append(_code(source, default_tab))
+            start = last + 1
+    return cells + _texts(lines, start, len(lines))
 
 
-def unclosed(text: str) -> Iterator[int]:
-    """Yield the lines on which a fence of a code cell is opened that is never closed."""
-    rest = _FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), text)
-    for match in _OPENED.finditer(rest):
-        yield rest.count("\n", 0, match.start()) + 1
+def unread(text: str) -> tuple[list[int], list[tuple[int, str]]]:
+    """Return the lines of cells that are never closed, and lines and texts of fences of Python that are no cells."""
+    lines = text.split("\n")
+    fences = [*_fences(lines)]
+    rest = {*range(len(lines))}.difference(*(range(first, last + 1) for first, last, _ in fences))
+    opened = ((i, _FENCE.match(lines[i])) for i in sorted(rest))
+    unclosed = [i + 1 for i, match in opened if match and match[2].startswith("{") and ".input" in match[2]]
+    return unclosed, [(i + 1, lines[i]) for i, _, info in fences if ".input" not in info and _PYTHON.match(info)]
 
 
-def unread(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the first line of each fence of Python that is no cell."""
-    for match in _FENCE.finditer(text):
-        if ".input" not in match["info"] and _PYTHON.match(match["info"]):
-            yield _lines(text, *match.span())[0]
+def _fences(lines):
+    return _blocks(lines, lambda line: (match := _FENCE.match(line)) and match.groups())
+
+
+def _blocks(lines, begun):
+    """Yield the indices of the first and the last line of each block, and what the first says.
+
+    `begun(line)` is the line that ends the block which a line begins, and what it says, or None.
+    """
+    seen, ends, done = dict[str, int](), {}, -1
+    for i in reversed(range(len(lines))):
+        block = begun(lines[i])
+        if block and block[0] in seen:
+            ends[i] = seen[block[0]], block[1]
+        seen[lines[i]] = i
+    for i in reversed(ends):
+        if i > done:
+            done, said = ends[i]
+            yield i, done, said
 
 
 def default_tab(file: Path) -> str | None:
@@ -110,8 +144,9 @@ def default_tab(file: Path) -> str | None:
     for folder in file.resolve().parents:
         config = configparser.ConfigParser(interpolation=None, strict=False)
         try:
-            config.read(folder / "config.ini", encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError) as error:
+            if (folder / "config.ini").exists():
+                config.read_string(text_of(folder / "config.ini"))
+        except (configparser.Error, OSError, ValueError) as error:
             cause = " ".join(str(error).split())
             raise ValueError(f"{folder / 'config.ini'} cannot be read ({cause}); give --default-tab") from None
         if tabs := config.get("build", "tabs", fallback=None):
@@ -129,13 +164,14 @@ def _code(lines, default_tab):
     return _cell("code", None if tabs == ("all",) else tabs, lines)
 
 
-def _texts(text, start, end):
-    cells = []
-    for match in _TEXT_TAB.finditer(text, start, end):
-        cells += [(None, start, match.start()), (_names(match["tabs"]), *match.span("source"))]
-        start = match.end()
-    cells.append((None, start, end))
-    return [_cell("markdown", tabs, _lines(text, *span)) for tabs, *span in cells if text[slice(*span)].strip()]
+def _texts(lines, start, end):
+    """The cells of text from one line up to another."""
+    spans, begin = [], start
+    for first, last, tabs in _blocks(lines[start:end], lambda x: (m := _TEXT_TAB.fullmatch(x)) and (":end_tab:", m[1])):
+        spans += [(None, begin, start + first), (_names(tabs), start + first + 1, start + last)]
+        begin = start + last + 1
+    cells = [(tabs, _numbered(lines, *span)) for tabs, *span in [*spans, (None, begin, end)]]
+    return [_cell("markdown", tabs, numbered) for tabs, numbered in cells if any(text.strip() for _, text in numbered)]
 
 
 def _cell(kind, tabs, lines):
@@ -150,6 +186,6 @@ def _names(tabs):
     return tuple(name.strip() for name in tabs.split(","))
 
 
-def _lines(text, start, end):
-    """The lines from one position in a text to another, each with its number."""
-    return list(enumerate(text[start:end].split("\n"), text.count("\n", 0, start) + 1))
+def _numbered(lines, start, end):
+    """Lines, each with its number."""
+    return list(enumerate(lines[start:end], start + 1))

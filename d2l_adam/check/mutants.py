@@ -74,7 +74,6 @@ _COUNTS: dict[str, Callable[[int, Any], Any]] = {
     "t counted from 0": lambda t, k: t - 1,
 }
 
-
 _ROWS: list[tuple[str, ast.expr, str, str]] = []
 for _line in _TABLE.strip().splitlines():
     for _sign in "+-" if "±" in _line else "+":

@@ -1,5 +1,6 @@
 """What a check has found, as text, as JSON, and as annotations of GitHub's workflows."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,36 +27,43 @@ class Finding(NamedTuple):
         """The finding as lines to read."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         head = "  ".join(filter(None, (place, self.name, self.tab, self.message)))
-        return "\n            ".join(filter(None, (head, self.behaves())))
+        return "\n            ".join(filter(None, (shown(head), shown(self.behaves()))))
 
     def behaves(self) -> str:
         """What the tab behaves as, in words, if it can be told."""
         if self.causes is None:
             return ""
-        if not self.causes:
-            return f"behaves as: {_unknown(self.stopped, 'the spec')}"
         others = f" ({len(self.causes) - 1} more ways to say it: --json)" if len(self.causes) > 1 else ""
-        stopped = "; the search for more ways to say it was stopped" if self.stopped else ""
-        return f"behaves as: {'; '.join(self.causes[0])}{others}{stopped}"
+        stopped = "; the search for more ways to say it was stopped" if self.causes and self.stopped else ""
+        return f"behaves as: {_said(self.causes, self.stopped, 'the spec')}{others}{stopped}"
 
     def annotation(self) -> str:
         """The finding as a command of GitHub's workflows, which shows it beside the line of the file."""
         command = {"drift": "error", "unchecked": "warning", "note": "notice"}[self.kind]
         title = " ".join(filter(None, (self.kind, self.name, self.tab)))
         place = f"file={_escaped(self.file, True)},line={self.line or 1}," if self.file else ""
-        text = _escaped("\n".join(filter(None, (self.message, self.behaves()))))
+        text = "%0A".join(_escaped(x) for x in (self.message, self.behaves()) if x)
         return f"::{command} {place}title={_escaped(title, True)}::{text}"
 
 
-def _unknown(stopped, rule):
-    """What is said where no cause was found."""
+def shown(text: str) -> str:
+    """What others have written, in characters that can be printed, none of them a command of GitHub's workflows."""
+    text = "".join(x if x.isprintable() else "?" for x in text)
+    return re.sub(r"^(?=\s*::)|(?<=##)(?=\[)", "?", text)
+
+
+def _said(causes, stopped, rule):
+    """The first cause in words, or what is said where none was found."""
+    if causes:
+        return "; ".join(causes[0]) or f"{rule}, as far as rounding can tell"
     if stopped:
         return f"not known; the search was stopped before all changes of {rule} were tried"
     return f"no change of {rule} that is known here"
 
 
 def _escaped(text, in_property=False):
-    for character in "%\r\n" + ":," * in_property:
+    text = shown(text)
+    for character in "%" + ":," * in_property:
         text = text.replace(character, f"%{ord(character):02X}")
     return text
 
@@ -70,7 +78,7 @@ class Optimizer:
     file: str
     name: str
     definitions: dict[str, Definition]
-    cells: dict[str, list[str]]
+    cells: dict[str, list[tuple[int, str]]]
     runs: Sequence[dict[str, Any]]
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdict: Any = None
@@ -138,7 +146,7 @@ def told(verdict: Verdict) -> Iterator[Finding]:
         yield Finding("drift", tab=tab, message=message, causes=causes, stopped=search.stopped)
     if verdict.rule and not verdict.matches_spec:
         causes, stopped = verdict.search
-        cause = "; ".join(causes[0]) if causes else _unknown(stopped, "it")
+        cause = _said(causes, stopped, "it")
         are, behave = ("is", "behaves") if len(best) == 1 else ("are", "behave")
         message = f"{listed(best)} {are} not {verdict.rule} of the spec, but {behave} as: {cause}"
         yield Finding("note", tab=best[0], message=message, stopped=stopped)

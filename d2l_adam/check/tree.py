@@ -54,9 +54,9 @@ class Tree:
         self.assignments, self.returned = _parts(self.rule)
 
     def takes(self, run: dict[str, Any]) -> bool:
-        """Whether the rule has all of these hyperparameters, and needs no more."""
+        """Whether the rule has all of these hyperparameters, but for `lr`, which is always there, and needs no more."""
         needed = {name for name, constant in self.rule.constants.items() if constant.default is None}
-        return needed <= {*run} <= {*self.rule.numbers}
+        return needed <= {*run} <= {"lr", *self.rule.numbers}
 
     def follow(
         self, runs: Sequence[dict[str, Any]], changes: Iterable[Change] = (), dtype: str = "float64"

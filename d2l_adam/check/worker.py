@@ -1,147 +1,113 @@
-"""The process that `d2l_adam.check.sandbox` starts for a tab, and that the code of the sections runs in."""
+"""The process that `d2l_adam.check.sandbox` starts for a file and a tab, and that the code of the file runs in."""
 
 import ast
 import contextlib
-import ctypes
 import faulthandler
 import json
 import os
-import signal
 import sys
-import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from d2l_adam import protocol
-from d2l_adam.check import confinement, definitions, drive, sandbox
+from d2l_adam.check import definitions, drive
 
 
-def main(file: str) -> None:
-    """Work through the jobs in a file; print a line once the framework is imported, then each answer, as JSON."""
-    given = json.loads(Path(file).read_text())
-    if given["forks"]:
-        libc = ctypes.CDLL(None)
-        libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG: to end with who has started it
-        libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of orphans come to this process
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
+def main() -> None:
+    """Read jobs, as JSON; print why the framework cannot be imported, or "", then each answer, a line of JSON."""
+    given, dumps = json.loads(sys.stdin.buffer.read()), json.dumps
+    answers = os.fdopen(os.dup(1), "wb")
+    if given["confined"]:  # files for devices, whose modes root could change
+        Path("/dev/null").touch()
+        Path("/dev/urandom").write_bytes(os.urandom(1 << 16))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what frameworks print when they are imported is no answer
+
+    def write(answer):
+        answers.write(dumps(answer).encode() + b"\n")
+        answers.flush()
+
     try:
-        module = protocol.load(given["tab"])
+        module, without_d2l = protocol.load(given["tab"]), ""
     except ImportError as error:
-        refused = json.dumps({"error": str(error), "unusable": True}).encode() + b"\n"
-        out.write(b"imported\n" + refused * len(given["jobs"]))
+        write(str(error))
         return
-    given["without_d2l"] = ""
     try:
         _ = module.d2l
     except (ImportError, AttributeError) as error:  # then what needs it says so
-        given["without_d2l"] = str(error)
-    out.write(b"imported\n")
-    for job in given["jobs"]:
-        if given["forks"]:
-            answer = _forked(module, job, given)
-        else:  # should nobody be left to end this process, it ends
-            faulthandler.dump_traceback_later(2 * given["timeout"], exit=True)
-            scratch = Path(file).with_name("work")
-            scratch.mkdir()
-            answer = _answer(module, job, given, str(scratch))
-        out.write(answer + b"\n")
-
-
-def _forked(module, job, given):
-    """Run the code of an optimizer in a process forked for it, which leaves the answer in a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = os.path.realpath(folder)
-        child = os.fork()
-        if not child:
-            try:
-                os.setsid()
-                os.closerange(3, 1 << 16)
-                confinement.confine(scratch, given["memory"])
-                Path(scratch, "answer").write_bytes(_answer(module, job, given, scratch))
-                os._exit(0)
-            finally:
-                os._exit(1)
-        try:
-            _, status = os.waitpid(child, 0)
-        finally:
-            _end_all(child)
-        with contextlib.suppress(OSError):
-            return Path(scratch, "answer").read_bytes().partition(b"\n")[0]
-        return json.dumps({"error": sandbox.end(os.waitstatus_to_exitcode(status))}).encode()
-
-
-def _end_all(child):
-    """End all that was started: also what has moved into a session of its own, where the kernel lists children."""
-    with contextlib.suppress(OSError):
-        os.killpg(child, signal.SIGKILL)
-    while True:
-        children: list[str] = []
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for pid in map(int, children):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            ended, _ = os.waitpid(-1, 0 if children else os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not ended:
-            return
-
-
-def _answer(module, job, given, scratch):
-    """Drive one optimizer of a section in a folder, which also has what it prints: the answer, as JSON.
-
-    That is the path and what is to be told, or the error that prevented it.
-    """
-    dumps, answer = json.dumps, dict[str, Any]()  # as it is before that code runs
+        without_d2l = str(error)
+    write("")
     for descriptor, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(os.path.join(scratch, name), os.O_RDWR | os.O_CREAT), descriptor)
-    os.chdir(scratch)
-    homes = "HOME", "USERPROFILE", "TMPDIR", "TEMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KERAS_HOME"
-    os.environ |= dict.fromkeys(homes, scratch)
-    tempfile.tempdir = scratch
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), descriptor)
+    # Should nobody be left to end this process, it ends.
+    faulthandler.dump_traceback_later((given["timeout"] + 1) * (len(given["jobs"]) + 1), exit=True)
+    with contextlib.suppress(ImportError):  # Windows has no limits
+        _limit(given)
+    statements = definitions.statements([definitions.parse(source, line) for line, source in given["cells"]])
+    for job in given["jobs"]:
+        for descriptor in (1, 2):
+            os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_SET))
+        write(_answer(module, given["file"], job, statements, without_d2l))
+
+
+def _limit(given):
+    """Limit what this process may take: it cannot be taken back."""
+    import resource
+
+    limits = {"CORE": 0, "FSIZE": 1 << 24, "NOFILE": 128}  # all files together, in memory too, no more than 2 GiB
+    limits["CPU"] = int(time.process_time() + 2 * given["timeout"] * len(given["jobs"])) + 1
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limits["AS"] = pages * resource.getpagesize() + given["memory"]
+    if given["confined"]:  # else all that the user runs counts
+        limits["NPROC"] = 1024
+    for name, limit in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # it is lower already
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+
+
+def _answer(module, file, job, statements, without_d2l):
+    """Drive one optimizer: the path and what is to be told, or the error that prevented it."""
+    answer = dict[str, Any]()
     try:
-        names = [job["name"], *filter(None, [job["init"]])]
-        namespace = _defined(job["cells"], names, job["file"], given["without_d2l"])
-        trainer, init = namespace[job["name"]], namespace[job["init"]] if job["init"] else None
+        namespace = _defined(statements, {job["name"], job["init"]}, file, without_d2l) | {None: None}
+        trainer, init = namespace[job["name"]], namespace[job["init"]]
         answer["shapes"] = init and _shapes(init(drive.FEATURES))
         path, answer["notes"] = drive.drive(module, trainer, init, job["runs"], job["passed"])
         answer["path"] = path.tolist()
     except BaseException as error:
-        answer = {"error": _said(error, job["file"])}
+        answer = {"error": _said(error, file)}
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-    if printed := os.fstat(1).st_size:
-        answer.setdefault("notes", []).append(f"prints ({printed} bytes)")
-    return dumps(answer).encode()
+    with contextlib.suppress(OSError):
+        if printed := os.fstat(1).st_size:
+            answer.setdefault("notes", []).append(f"prints ({printed} bytes)")
+    return answer
 
 
 class _Missing:
     """Stands for what could not be imported or defined; every use says why."""
 
     def __init__(self, why):
-        self.__dict__["_why"] = why
-
-    def __getattr__(self, name):
-        raise ImportError(self._why)
+        self._why = why
 
     def __call__(self, *args, **kwargs):
         raise ImportError(self._why)
 
+    __getattr__ = __call__
 
-def _defined(cells, names, file, without_d2l):
+
+def _defined(statements, names, file, without_d2l):
     """Run the definitions that some names need; what fails is missed only by what uses it."""
     namespace: dict[str, Any] = {"__name__": Path(file).stem, "__builtins__": __builtins__}
-    for node in definitions.needed([definitions.parse(cell) for cell in cells], names):
+    for node, bound, _ in definitions.needed(statements, names):
         try:
             exec(compile(ast.Module([node], []), file, "exec"), namespace)
         except Exception as error:
             why = without_d2l if isinstance(error, ImportError) and "d2l" in ast.unparse(node) else ""
-            for name in definitions.bound(node):
+            for name in bound:
                 namespace[name] = _Missing(f"{why or _said(error, file)}, at line {node.lineno}")
     return namespace
 
@@ -165,4 +131,4 @@ def _shapes(states):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
