@@ -278,11 +278,12 @@ def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
     folder.mkdir(parents=True, exist_ok=True)
     files = [*plot.save(plot.draw_steps(result["ratios"]), folder / "bench"), folder / "bench.json"]
     files[-1].write_text(json.dumps(result))
-    if as_json:
-        _print_json(result)
-        return
-    _print_bench(result)
-    _say(f"Written: {', '.join(map(str, files))}")
+    with _printing():
+        if as_json:
+            _print_json(result)
+        else:
+            _print_bench(result)
+            _say(f"Written: {', '.join(map(str, files))}")
 
 
 def _print_bench(result):
