@@ -99,7 +99,7 @@ def visits(browser, site):
         page.goto((site / urldefrag(address).url).as_uri() + "#" * ("#" in address) + urldefrag(address).fragment)
         ready(page)
         if not folded:
-            page.eval_on_selector_all("details", "all => all.forEach(details => { details.open = true })")
+            unfold(page)
         return page
 
     yield visit
@@ -127,8 +127,13 @@ def test_answers_are_folded_until_they_are_asked_for_or_printed(visit):
     assert page.evaluate("document.querySelectorAll('details.fold[open]').length") == 1
 
 
+def unfold(page):
+    page.eval_on_selector_all("details", "all => all.forEach(details => { details.open = true })")
+
+
 def panels(page):
     """For each group of tabs, the tabs whose panels are shown."""
+    unfold(page)
     return page.eval_on_selector_all(
         ".tabs",
         "groups => groups.map(group => [...group.querySelectorAll('.tab')].filter(tab => tab.checkVisibility())"
@@ -232,9 +237,9 @@ def test_the_other_language_opens_at_the_same_section(visit, language, link):
 
 def test_the_other_language_opens_at_the_section_being_read(visit):
     page = visit("en/adam.html#subsec-adam-algorithm")
-    page.locator("#subsec-yogi p").nth(2).evaluate("node => node.scrollIntoView({behavior: 'instant'})")
+    page.locator("#subsec-adam-rule > p").nth(1).evaluate("node => node.scrollIntoView({behavior: 'instant'})")
     page.locator(".sidebar-drawer .other-language").click()
-    page.wait_for_url("**/ja/adam.html#subsec-yogi")
+    page.wait_for_url("**/ja/adam.html#subsec-adam-rule")
     page = visit("en/adam.html")
     page.locator(".sidebar-drawer .other-language").click()
     page.wait_for_url("**/ja/adam.html")
