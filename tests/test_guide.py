@@ -65,6 +65,12 @@ def test_a_docstring_is_markdown():
     ]
 
 
+def test_the_first_page_of_all_leads_here(pages):
+    first = ROOT / "chapter_optimization" / "_templates" / "languages.html"
+    assert 'href="guide/index.html"' in first.read_text(encoding="utf-8")
+    assert "Add a rule" in pages["index"].get_text()
+
+
 def test_the_pages_ask_for_nothing_from_outside_and_link_to_what_is_there(pages):
     for name, page in pages.items():
         for tag in page.select("script[src], img[src], link[href][rel=stylesheet]"):
