@@ -64,7 +64,7 @@ def test_adam_and_yogi_are_those_of_the_oracle(page, name, regime):
 def of_everything(p, g, v, old, t, lr=0.5, floor=-0.25, decay=(1 / 8)):
     """A sign before a power, powers of powers, a local name that is changed, a word in a word, the old parameter."""
     g = +g - -(decay**2)
-    x = -(g**2) + 2 ** -((v**2) ** 1)
+    x = -(g**2) + 2 ** -((v**2) ** 1) + +(floor**2)
     x = sign(x) * abs(x) * (-lr) ** 2 - (1 - (2 - x)) / (3 / (4 / t))
     v = maximum(floor, maximum(g, -1.0)) + v * (p - old)
     return p - lr * x, v + 1e-6, p
@@ -123,9 +123,10 @@ def note(page, name):
 
 
 def drawn(page, name):
-    """All that a figure shows: its paths, and what it says."""
+    """All that a figure shows beside its controls: its paths, and what it says of them."""
     return of(page, name).evaluate(
-        "node => [...node.querySelectorAll('path')].map(path => path.getAttribute('d')).join() + node.innerText"
+        "node => [...node.querySelectorAll('path, .live-note, td:not(:has(label))')].map("
+        "part => part.getAttribute('d') ?? part.textContent).join()"
     )
 
 
@@ -140,6 +141,8 @@ def numbers(text):
 def test_every_control_moves_its_figure_by_keyboard(visit, language):
     page = visit(f"{language}/adam.html")
     seen = 0
+    for name in ("Adagrad", "Adadelta"):
+        of(page, "race").get_by_role("checkbox", name=name).check()
     for name in live.FIGURES:
         for index in range(of(page, name).locator("select, input").count()):
             control = of(page, name).locator("select, input").nth(index)
