@@ -14,6 +14,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -572,6 +573,57 @@ def test_when_to_choose_adam(name):
     assert (1 - 0.1 * 0.03**2) ** 300 > 0.97  # SGD at its best rate hardly moves along the flattest
     for other in ("sgd", "sgd_momentum"):
         assert (problems[1]["adam"] < problems[1][other]).sum() == 10
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_when_to_choose_adam_for_a_network(name):
+    names, printed, _ = ran(name)
+    found = re.findall(
+        r"(\w+)(?:: loss |：損失 )(\S+?)(?: with learning rate |（学習率 )([\d.]+)",
+        of_cell(printed, "def network_losses"),
+    )
+    rates, best = (0.01, 0.03, 0.1, 0.3, 1.0), {}
+    for rule, loss, rate in found:
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses = {lr: names["network_losses"](rule, lr) for lr in rates}
+        at = min(rates, key=lambda lr: losses[lr].mean())
+        assert (loss, rate) == (f"{losses[at].mean():.3f}", f"{at:g}")
+        assert rates[0] < at < rates[-1]  # the range holds the best
+        best[rule] = losses[at]
+    assert list(best) == list(names["constants"])
+    mean = {rule: losses.mean() for rule, losses in best.items()}
+    assert min(mean, key=mean.get) == "adam"
+    assert mean["adagrad"] > 2 * mean["adam"]
+    for other in ("sgd", "sgd_momentum"):
+        assert mean["adam"] < mean[other] / 4
+        assert (best["adam"] < best[other]).sum() == 10
+
+
+def test_the_gradients_of_the_network_are_its_derivatives():
+    """Of its first step, by torch's autograd: SGD moves each parameter by them."""
+    names, steps = ran("adam")[0], []
+    reference = names["reference"]
+
+    def spied(rule):
+        def step(params, grads, states, hyperparams):
+            steps.append(([p.copy() for p in params], grads))
+            reference.step(rule)(params, grads, states, hyperparams)
+
+        return step
+
+    spy = mock.Mock(step=spied, init_states=reference.init_states)
+    with mock.patch.dict(names["network_losses"].__globals__, reference=spy):
+        names["network_losses"]("sgd", 0.1, num_steps=2)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2, 10, 20, 5))
+    y = np.sin(X @ rng.normal(size=(10, 5, 1)))
+    X *= [3, 1, 0.3, 0.1, 0.03]
+    for (params, grads), X_t, y_t in zip(steps, X, y, strict=True):
+        W_1, b_1, W_2, b_2 = params = [torch.tensor(p, requires_grad=True) for p in params]
+        error = torch.tanh(torch.tensor(X_t) @ W_1 + b_1) @ W_2 + b_2 - torch.tensor(y_t)
+        (error**2 / 2).mean(dim=(1, 2)).sum().backward()
+        for p, grad in zip(params, grads, strict=True):
+            np.testing.assert_allclose(grad, p.grad.numpy(), rtol=1e-12, atol=1e-14)
 
 
 def test_the_features_of_the_airfoil_data_are_standardized_and_those_of_the_problem_matter_equally():
