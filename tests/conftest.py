@@ -33,9 +33,10 @@ hypothesis.settings.load_profile("default")
 
 
 def pytest_configure(config):
-    # What a shell has started in the background ignores interrupts, and so does all that it starts.
-    with contextlib.suppress(ValueError):  # in another thread than the first
+    # What a shell, or nohup, has started in the background ignores these, and so does all that it starts.
+    with contextlib.suppress(ValueError, AttributeError):  # in another thread than the first; on Windows
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "needs(*tabs): run this test only where all of these were set up")
     ignored = OF_ALL if LEFT_OUT else []
     for name in LEFT_OUT:

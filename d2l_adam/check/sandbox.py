@@ -40,7 +40,8 @@ _FOLDERS = "HOME", "KERAS_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TEMP", "TMP
 @functools.cache
 def bubblewrap() -> tuple[str, ...]:
     """Return the command that confines another; nothing where it does not work."""
-    needed = {sys.prefix, sys.base_prefix, *filter(os.path.exists, sys.path)} - {"/", "/tmp", os.getcwd()} | {_ROOT}
+    needed = {sys.prefix, sys.base_prefix, *filter(os.path.exists, sys.path)} - {"/", "/tmp", os.getcwd(), _ROOT}
+    needed |= {str(Path(__file__).parents[1])}  # of a clone no more than the package
     needed |= {*map(os.path.realpath, needed), *_SYSTEM}
     for size in (["--size", str(_SCRATCH)], []):  # which an old one has not
         command = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--proc", "/proc"]
