@@ -85,7 +85,7 @@ def test_what_is_printed_is_what_the_text_says(notebooks, tab, source):
     assert float(re.search(words["differ"], text)[1]) < 1e-14
     # The rest is of plain numbers and of NumPy: tests/test_chapter.py runs it.
     assert len(re.findall("^C = ", text, re.MULTILINE)) == 5
-    assert text.count("sgd_momentum") == 2
+    assert text.count("sgd_momentum") == 3
     assert text.count("AdamW") == 3
     assert "50.5627" in text
 
