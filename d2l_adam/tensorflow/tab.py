@@ -133,7 +133,8 @@ class _Call:
 
     def run(self):
         if not self.done:
-            self.graph(*self.arguments)
+            # As `self.graph(*self.arguments)`, which looks at each argument once more, and takes twice as long.
+            tf.raw_ops.StatefulPartitionedCall(args=self.arguments, Tout=[], f=self.graph)
             self.done = True
 
 
