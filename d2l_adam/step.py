@@ -15,12 +15,11 @@ from d2l_adam.rule import Rule
 
 
 class Lent(NamedTuple):
-    """Memory that will be stepped, and what with: the kernel, and an array of the dtype that it is compiled for."""
+    """Memory that will be stepped, and what with."""
 
     memory: Memory
     table: Table
     kernel: Any
-    like: numpy.ndarray
 
 
 class Step:
@@ -76,7 +75,7 @@ class Step:
         if choice is not False:
             memory = self.lent(params, grads, states, options)
             if isinstance(memory, Lent):  # the usual case
-                part = self._pass(memory, numbers, options, zero_grad)
+                part = self.part(memory, numbers, options, zero_grad)
                 return [part, Zeroing(tab, params)] if zero_grad and not part.zeroed else [part]
             refusal = memory
         lent: list[Lent] = []
@@ -94,7 +93,7 @@ class Step:
         # Where two memories share a gradient, neither may set it to zero before the other has read it.
         read_at = [row[-2] for x in lent for row in x.memory.rows]
         zeroing = zero_grad and len({*read_at}) == len(read_at)
-        parts: list[Any] = [self._pass(x, numbers, options, zeroing) for x in lent]
+        parts: list[Any] = [self.part(x, numbers, options, zeroing) for x in lent]
         if rows:
             parts += self.operations(rows, numbers, options, choice, refusal)
         if zero_grad and not all(part.zeroed for part in parts):
@@ -115,8 +114,6 @@ class Step:
 
     def lent(self, params, grads, states, options=()) -> Lent | Refusal:
         """The memory of all these, if it may be stepped."""
-        if why := fused.missing():
-            return Refusal(why)
         if not len(params) == len(grads) == len(states) or not params:
             return Refusal("there is not one gradient and one state for each parameter")
         width = len(self.rule.state)
@@ -131,11 +128,15 @@ class Step:
             self.table = table = Table(memory.rows, self.record)
         if table.twins:
             return Refusal("two of its arrays share memory")
-        kernel = self._kernel(memory.dtype, options)
-        return kernel if isinstance(kernel, Refusal) else Lent(memory, table, *kernel)
+        kernel = self.compiled(memory, options)
+        return kernel if isinstance(kernel, Refusal) else Lent(memory, table, kernel)
 
-    def _kernel(self, dtype, options):
+    def compiled(self, memory: Memory, options) -> Any:
+        """The kernel for this memory and these options, with an array of the dtype that it is for."""
+        dtype = memory.dtype
         key = dtype, *options
+        if why := fused.missing():
+            return Refusal(why)
         if self.uncompiled:
             return self.uncompiled
         if key not in self.kernels:
@@ -149,8 +150,9 @@ class Step:
                 return self.uncompiled
         return self.kernels[key]
 
-    def _pass(self, lent, numbers, options, zeroing):
-        memory, table, kernel, like = lent
+    def part(self, lent: Lent, numbers, options, zeroing) -> Any:
+        """The step of this memory, to be run."""
+        memory, table, (kernel, like) = lent
         constants = tuple(map(float, (self.defaults | numbers).values()))
         given = [options.get(name) for name in spec.OPTIONS] if options else _NO_OPTIONS
         zeroing = zeroing and table.apart

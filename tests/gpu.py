@@ -39,10 +39,9 @@ LIMIT, SET_UP, TEST, TIMING = 350, 200, 60, 50  # seconds for all, for pip, for 
 LR = 0.05
 
 TESTS, GPU_TESTS = {}, {}  # what runs anywhere, and what needs a GPU
-#: What is timed: the sizes of the parameters, and their dtype. What is compiled for the 5 serves the 1e8 after it.
-TIMINGS = {f"1e{n} {dtype}": ([10**n], dtype) for n in (7, 8) for dtype in ("float32", "bfloat16")}
-TIMINGS |= {"5, then 1e8": ([5, 10**8], "float32"), "1000 x 1000": ([1000] * 1000, "float32")}
-TIMINGS |= {"chapter": ([5, 1], "float32")}
+#: What is timed: shapes of `bench`, and the dtype of the parameters.
+TIMINGS = {x: (x, "float32") for x in ("chapter", "mlp", "resnet50", "gpt2", "1000 x 1000", "1e7", "1e8")}
+TIMINGS |= {f"{x}, bfloat16": (x, "bfloat16") for x in ("gpt2", "1e8")}
 
 
 def part(name, parts=TESTS):
@@ -68,6 +67,15 @@ def drive(optimizer, steps, first=0):
         give(params, seed)
         optimizer.step()
     return params
+
+
+def amsgrad(p, g, v, s, x, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    """A rule with three states, as torch has it."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)  # noqa: F821
+    x = maximum(x, s)  # noqa: F821
+    p = p - lr * (v / (1 - beta1**t)) / (sqrt(x / (1 - beta2**t)) + eps)  # noqa: F821
+    return p, v, s, x
 
 
 def peer(params):
@@ -137,6 +145,27 @@ def equations(dtype):
 
 
 TESTS |= {f"equations, {dtype}": partial(equations, dtype) for dtype in ("float32", "bfloat16", "float16")}
+
+
+@part("a rule with three states")
+def three_states():
+    theirs, figures = drive(torch.optim.Adam(parameters(torch.float32), lr=LR, amsgrad=True), 20), {}
+    for form, fused in FORMS.items():
+        optimizer = tab.optimizer(amsgrad)(parameters(torch.float32), lr=LR, fused=fused)
+        figures[form] = gap(drive(optimizer, 20), theirs)
+    return figures
+
+
+@part("float64, and float32 beside bfloat16")
+def mixed():
+    figures = {}
+    for dtypes in ([torch.float64] * 2, [torch.float32, torch.bfloat16]):
+        results = []
+        for fused in (False, None):
+            params = parameters(dtypes[0], [(30,), (4, 5)]) + parameters(dtypes[1], [(30,), (4, 5)])
+            results.append([p.float() for p in drive(tab.Yogi(params, lr=LR, fused=fused), 10)])
+        figures[f"{dtypes[1]}"] = gap(*results)
+    return figures
 
 
 @part("groups, options, scheduler")
@@ -234,7 +263,7 @@ def default_device():
 @part("state_dict, exchanged with torch")
 def state_dict():
     kinds = {form: partial(tab.Adam, lr=LR, fused=fused) for form, fused in FORMS.items()}
-    for option in ("foreach", "fused", *(["capturable"] if DEVICE == "cuda" else [])):
+    for option in ("foreach", "fused"):
         kinds[option] = partial(torch.optim.Adam, lr=LR, eps=1e-6, **{option: True})
     theirs, figures = drive(peer(parameters(torch.float32)), 20), {}
     for before, make in kinds.items():
@@ -308,63 +337,117 @@ def graph():
         assert_refused((RuntimeError, ValueError), "captur", capture)
 
 
+@part("capturable", GPU_TESTS)
+def capturable():
+    assert_refused(
+        ValueError, "capturable=True is refused", partial(tab.Adam, capturable=True), parameters(torch.float32)
+    )
+
+
+@part("one launch", GPU_TESTS)
+def one_launch():
+    """However many tensors there are, and no memory but what is freed again."""
+    from torch.profiler import ProfilerActivity, profile
+
+    params = parameters(torch.float32, [(1000,)] * 500)
+    optimizer = tab.Adam(params, lr=LR, fused=True)
+    drive(optimizer, 3)
+    give(params, 3)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        optimizer.step()
+        torch.cuda.synchronize()
+    grown, peak = torch.cuda.memory_allocated() - before, torch.cuda.max_memory_allocated() - before
+    launches = [x.name for x in profiled.events() if x.device_type == torch.autograd.DeviceType.CUDA]
+    launches = [name for name in launches if not name.startswith("Mem")]
+    assert launches == ["kernel"], f"the kernels of a step are {launches}"
+    assert not grown, f"a step keeps {grown} bytes"
+    return {"bytes for a while": peak}
+
+
 @part("without Triton", GPU_TESTS)
 def without_triton():
     """The step is eager, with a warning; where it has to be fused, it is an error that leaves all as it was."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ours = drive(tab.Adam(parameters(torch.float32), lr=LR), 10)
-    assert any("torch.compile fails" in str(x.message) for x in caught), "no warning says that the steps are eager"
+    assert any("are not fused" in str(x.message) for x in caught), "no warning says that the steps are eager"
     params = parameters(torch.float32)
     assert_refused(ValueError, "cannot be fused", drive, tab.Adam(params, lr=LR, fused=True), 1)
     gap(params, parameters(torch.float32))
     return {"difference": gap(ours, drive(peer(parameters(torch.float32)), 10))}
 
 
-def milliseconds(step, repeats=20):
-    """The median time of a step: on a GPU between two events, so that its waiting for the host counts too."""
+def milliseconds(step, repeats=20, between=lambda: None):
+    """The median time of a step, until the GPU has done it; `between` is called before each, and not timed."""
     times = []
     for _ in range(3 + (3 if QUICK else repeats)):
-        if DEVICE == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            step()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-        else:
-            begin = time.perf_counter()
-            step()
-            times.append(1e3 * (time.perf_counter() - begin))
+        between()
+        wait()
+        begin = time.perf_counter()
+        step()
+        wait()
+        times.append(1e3 * (time.perf_counter() - begin))
     return statistics.median(times[3:])
 
 
+def queued(step, repeats=20):
+    """The time of one of many steps that wait in the GPU's queue, as behind a backward pass: the host's has no part."""
+    if DEVICE == "cpu":
+        return milliseconds(step)
+    step()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(10**9)  # in which the steps are queued
+    begin.record()
+    for _ in range(repeats):
+        step()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / repeats
+
+
+def wait():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 def timing(name):
-    """Milliseconds a step, and the seconds of our first, most of which is compilation."""
-    sizes, dtype = TIMINGS[name]
-    sizes = [min(n, 10**5) for n in sizes[:20]] if QUICK else sizes
-    contestants = {"Adam": tab.Adam, "Yogi": tab.Yogi, "Adam eager": partial(tab.Adam, fused=False)}
-    contestants |= {f"torch {x}": partial(torch.optim.Adam, **{x: True}) for x in ("fused", "foreach")}
+    """Milliseconds a step, alone and in a queue, and the seconds of our first, most of which is compilation."""
+    shapes, dtype = bench.SHAPES[TIMINGS[name][0]], getattr(torch, TIMINGS[name][1])
+    shapes = [tuple(min(n, 100) for n in shape) for shape in shapes[:20]] if QUICK else shapes
+    contestants = {"torch fused": partial(torch.optim.Adam, fused=True), "Adam": tab.Adam, "Yogi": tab.Yogi}
+    contestants |= {"amsgrad": tab.optimizer(amsgrad)}
     figures = {}
     for contestant, make in contestants.items():
-        params = [torch.nn.Parameter(torch.full((n,), 0.5, device=DEVICE).to(getattr(torch, dtype))) for n in sizes]
-        for p in params:
-            p.grad = torch.full_like(p, 0.25)
-        optimizer = make(params)
-        if not figures:
-            begin = time.perf_counter()
-            optimizer.step()
-            p[0].item()  # which waits for it
+        params = [torch.full(shape, 0.5, device=DEVICE, dtype=dtype, requires_grad=True) for shape in shapes]
+
+        def refill(params=params):
+            for p in params:  # new ones each time, as after zero_grad(set_to_none=True)
+                p.grad = torch.full_like(p, 0.25)
+
+        optimizer = make(params, lr=LR)
+        refill()
+        begin = time.perf_counter()
+        optimizer.step()
+        wait()
+        if contestant == "Adam":
             figures["first step, s"] = time.perf_counter() - begin
-        figures[f"{contestant}, ms"] = milliseconds(optimizer.step)
-        del optimizer, params, p
+        figures[f"{contestant}, ms"] = milliseconds(optimizer.step, between=refill)
+        figures[f"{contestant} queued, ms"] = queued(optimizer.step)
+        del optimizer, params, refill
+    for form in ("", " queued"):
+        for contestant in ("Adam", "Yogi"):
+            ratio = figures[f"torch fused{form}, ms"] / figures[f"{contestant}{form}, ms"]
+            figures[f"torch / {contestant}{form}"] = ratio
     return figures
 
 
 def bandwidth():
     source = torch.ones(2**18 if QUICK else 2**28, device=DEVICE)
     target = torch.empty_like(source)
-    speed = 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3
+    speed = 2 * source.nbytes / queued(lambda: target.copy_(source)) * 1e3
     return {"GB/s": speed / 1e9} | {f"28 bytes x 1e{n}, ms": 28e3 * 10**n / speed for n in (7, 8)}
 
 
@@ -373,18 +456,19 @@ PARTS = TESTS | GPU_TESTS | {"copy": bandwidth} | {name: partial(timing, name) f
 
 def work(names, device, quick):
     """Run some parts in this process, and print what each has found, a line a part."""
-    global DEVICE, FORMS, QUICK, np, oracle, tab, torch
+    global DEVICE, FORMS, QUICK, bench, np, oracle, tab, torch
     if "without Triton" in names:
         sys.modules["triton"] = None  # what d2l_adam does where TensorFlow was imported first
     import numpy as np
     import oracle
     import torch
 
+    from d2l_adam import bench
     from d2l_adam import torch as tab
 
     DEVICE, QUICK = device, quick
-    FORMS = {"eager": False, "compiled": True} if device == "cuda" else {"eager": False, "default": None}
-    warnings.filterwarnings("error", "pytorch: torch.compile fails")
+    FORMS = {"eager": False, "default": None}
+    warnings.filterwarnings("error", "pytorch: steps on a GPU are not fused")
     for name in names:
         begin, found = time.perf_counter(), {"passed": True}
         try:
@@ -401,7 +485,7 @@ def run(names, options, end):
     cache = FOLDER / "cache" / "".join(filter(str.isalnum, names[0]))  # one of its own, as compilation is timed
     command = [sys.executable, __file__, *options, "--parts", *names]
     try:
-        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        env = os.environ | {"TRITON_CACHE_DIR": str(cache)}
         done: Any = subprocess.run(command, capture_output=True, timeout=budget, env=env)
         ended = f"ended with status {done.returncode}"
     except subprocess.TimeoutExpired as error:

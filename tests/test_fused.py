@@ -37,13 +37,13 @@ def _as_it_was():
 def counted(monkeypatch):
     """The names of the tabs whose memory is stepped, in order."""
     calls = []
-    make = Step._pass
+    make = Step.part
 
     def counting(self, *args):
         calls.append(self.tab.name)
         return make(self, *args)
 
-    monkeypatch.setattr(Step, "_pass", counting)
+    monkeypatch.setattr(Step, "part", counting)
     return calls
 
 

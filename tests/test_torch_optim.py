@@ -2,20 +2,25 @@
 
 import copy
 import io
+import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import oracle
 import pytest
 
 from d2l_adam import torch as tab
-from d2l_adam.fused.memory import OTHERWISE
-from d2l_adam.torch import Adam, Yogi, memory, torch
+from d2l_adam.fused.memory import OTHERWISE, Memory
+from d2l_adam.spec import maximum, sign, sqrt, square
+from d2l_adam.torch import Adam, Yogi, gpu, memory, torch
 from d2l_adam.torch import compiled as compiling
 
 TWIN = {"lr": 0.05, "eps": 1e-6}
@@ -738,33 +743,68 @@ def test_where_nothing_can_be_compiled_a_step_is_eager_or_refused_as_a_whole(can
     single.grad, half.grad = torch.ones_like(single), torch.ones_like(half)
     optimizer = Adam([single, half], lr=0.1, fused=True)
     words = r"torch.compile fails for cpu \(no compiler\)"
-    refused = pytest.raises(ValueError, match=f"this step cannot be fused: {words}")
-    with pytest.warns(UserWarning, match=f"{words}; the steps are not fused"), refused:
-        optimizer.step()
-    with pytest.raises(ValueError, match="this step cannot be fused"):
-        optimizer.step()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"this step cannot be fused: {words}"):
+            optimizer.step()
     assert single.tolist() == half.tolist() == [1.0, 1.0]
     assert not optimizer.state
     Adam([single, half], lr=0.1).step()
     assert half.tolist() != [1.0, 1.0]
 
 
-def test_without_triton_a_gpu_s_step_says_why_it_is_not_compiled(cannot_compile, monkeypatch):
-    """With a stand-in for a tensor on a GPU, where TensorFlow was imported first."""
+def test_without_triton_a_gpu_s_steps_are_not_fused_and_it_is_said_why(monkeypatch):
+    """With a stand-in for memory on a GPU, where TensorFlow was imported first."""
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    p, g, v, s = (torch.zeros(2) for _ in "pgvs")
-    row = p, g, (v, s), False
-    with pytest.warns(UserWarning, match=r"TensorFlow was imported first, .*; import torch before tensorflow"):
-        assert not compiling.compilable(None, row)
-    with pytest.raises(ValueError, match=r"TensorFlow was imported first, .*; import torch before tensorflow"):
-        compiling.compilable(True, row)
+    lent = Memory("float32", [], ([], 0), torch.device("cuda", 0))
+    gpu.missing.cache_clear()
+    words = "TensorFlow was imported first, .*; import torch before tensorflow"
+    with pytest.warns(UserWarning, match=f"steps on a GPU are not fused: {words}"):
+        refusal = Adam.rule_step.compiled(lent, {})
+    gpu.missing.cache_clear()
+    assert re.match(words, refusal.reason)
+
+
+def all_words(p, g, v, s, x, t, lr, beta=0.9, eps=1e-6):
+    """A rule with three states and all the words; its numbers are of arithmetic and of words, too."""
+    v = beta * v + (1 - beta) * g
+    s = s + sqrt(1 - beta**t) * sign(g) * abs(g)
+    x = maximum(x, 0.5 * square(v) - 1) + maximum(-abs(s), 0.1)
+    p = p / (1 + 2**-t) - lr * v / (sqrt(x) + eps)
+    return p, v, s, x
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with PyTorch's builds for GPUs")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu.py does this on the GPU")
+def test_what_a_gpu_s_kernel_computes():
+    """As Triton's interpreter runs it, in the memory of the processor."""
+    code = """
+        import contextlib, torch
+        from d2l_adam import torch as tab
+        from d2l_adam.torch import gpu, memory
+        import test_torch_optim as tests
+
+        lend, torch.cuda.device = memory.lend, lambda device: contextlib.nullcontext()
+        memory.lend = lambda *args: lend(*args)._replace(device=torch.device("cpu"))
+        for rule in ("adam", "yogi", "sgd", "adagrad", tests.all_words):
+            cls = tab.optimizer(rule)
+            for dtype, atol in ((torch.float32, 1e-6), (torch.float64, 1e-15)):
+                results = []
+                for fused in (True, False):
+                    optimizer = cls(tests.parameters(dtype), lr=0.05, weight_decay=0.1, maximize=True, fused=fused)
+                    results.append(tests.run(optimizer, 5))
+                tests.assert_equal(*results, atol)
+            assert all(isinstance(x, gpu.Kernel) for x in cls.rule_step.kernels.values())
+        print("seen")
+    """
+    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
+    assert done.stdout == "seen\n", done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu_the_step_is_compiled():
+def test_on_a_gpu_the_step_is_one_launch():
     params = [torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()]
     ours = run(Yogi(params, lr=0.05), 10)
     others = run(Yogi([torch.nn.Parameter(p.detach().cuda().float()) for p in parameters()], lr=0.05, fused=False), 10)
-    assert compiling._compiled.cache_info().currsize > 0
+    assert any(isinstance(x, gpu.Kernel) for x in Yogi.rule_step.kernels.values())
     assert_equal(ours, others, 1e-6)

@@ -11,12 +11,13 @@ class Memory(NamedTuple):
     """Memory of parameters of one dtype, all of whose arrays are as the kernel takes them.
 
     Each row has the addresses of a parameter, its state arrays and its gradient, and the number of elements. `arrays`
-    are what has that memory: they live as long, and go to `Tab.stepped`.
+    are what has that memory: they live as long, and go to `Tab.stepped`. `device` is the GPU that it is on, if any.
     """
 
     dtype: str
     rows: list[tuple[int, ...]]
     arrays: Any
+    device: Any = None
 
 
 class Refusal(NamedTuple):

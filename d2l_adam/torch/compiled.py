@@ -1,7 +1,6 @@
-"""Steps that PyTorch's compiler makes one pass over memory: on a GPU, or where `fused=True` asks for it."""
+"""Steps that PyTorch's compiler makes one pass over memory, where `fused=True` asks for it and no kernel takes them."""
 
 import functools
-import warnings
 from types import FunctionType
 
 from d2l_adam import imports
@@ -11,27 +10,22 @@ from d2l_adam.torch.memory import PLAIN
 
 
 def compilable(choice, row):
-    """Whether the step of this row, which Numba cannot make, is to be compiled by PyTorch."""
+    """Whether the step of this row is to be compiled."""
     p, g, state, _ = row
-    wanted = p.is_cuda if choice is None else choice
     # A compiled step takes all memory to be aligned as that which it was compiled for; older PyTorchs do not ask.
     fit = type(p) in PLAIN and all(x.is_contiguous() and x.data_ptr() % 16 == 0 for x in (p, g, *state))
-    if not (wanted and fit and (reason := _cannot_compile(p.device.type))):
-        return wanted and fit
-    if choice:
+    if choice and fit and (reason := _cannot_compile(p.device.type)):
         raise ValueError(f"pytorch: this step cannot be fused: torch.compile fails for {p.device.type} ({reason})")
-    return False
+    return choice and fit
 
 
 @functools.cache
 def _cannot_compile(device):
-    """Why `torch.compile` does not work for a kind of device, or None; asked once, and then warned of."""
+    """Why `torch.compile` does not work for a kind of device, or None."""
     try:
         torch.compile(torch.Tensor.exp)(torch.zeros(2, device=device))
     except Exception as error:  # a missing compiler shows itself in many ways
-        reason = imports.without_triton() or " ".join(str(error).split())[:300]
-        warnings.warn(f"pytorch: torch.compile fails for {device} ({reason}); the steps are not fused", stacklevel=2)
-        return reason
+        return imports.without_triton() or " ".join(str(error).split())[:300]
     return None
 
 

@@ -6,6 +6,8 @@ from d2l_adam.torch import guards
 from d2l_adam.torch.framework import torch
 
 DTYPES = {getattr(torch, name): name for name in contract.HALF + contract.FULL}
+#: The dtype of the state, where it is not the parameter's.
+STATE_DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 #: Types that a kernel may take as they are.
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 
@@ -43,17 +45,24 @@ def lend(params, grads, states):
         if len(_seen) >= 32:
             _seen.clear()
         _seen[key] = look_alike, dtype, sizes, pointers, rows
-    return Memory(DTYPES[dtype], rows, (tensors, len(tensors) - number))
+    device = params[0].device
+    return Memory(DTYPES[dtype], rows, (tensors, len(tensors) - number), device if device.type == "cuda" else None)
 
 
 def _are_plain(tensors, number):
-    """Whether these are dense tensors of one full dtype on the processor, and those of a parameter of one shape."""
-    dtype = tensors[0].dtype
-    if DTYPES.get(dtype) not in contract.FULL:
+    """Whether these are dense tensors in one place, as a kernel takes them, and those of a parameter of one shape.
+
+    On the processor they are float32 or float64; on a GPU parameters and gradients may be in half precision.
+    """
+    dtype, device = tensors[0].dtype, tensors[0].device
+    if DTYPES.get(dtype) not in contract.FULL + contract.HALF * (device.type == "cuda"):
         return False
+    if device.type not in ("cpu", "cuda"):
+        return False
+    dtypes = dtype, *[STATE_DTYPES.get(dtype, dtype)] * (len(tensors) // number - 2), dtype
     for i, x in enumerate(tensors):
-        alike = x.dtype is dtype and x.shape == tensors[i % number].shape
-        if not (alike and x.is_cpu and x.is_contiguous() and not x.is_neg()):
+        alike = x.dtype is dtypes[i // number] and x.shape == tensors[i % number].shape
+        if not (alike and x.device == device and x.is_contiguous() and not x.is_neg()):
             return False
     return True
 

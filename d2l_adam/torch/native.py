@@ -8,9 +8,10 @@ from typing import Any
 from d2l_adam import checkpoint, contract, fused, native, spec
 from d2l_adam.interrupt import deferred, finish
 from d2l_adam.rule import Rule
-from d2l_adam.step import Step
 from d2l_adam.torch.framework import torch
-from d2l_adam.torch.tab import STATE_DTYPES, TAB, dense, refuse_capture
+from d2l_adam.torch.gpu import TorchStep
+from d2l_adam.torch.memory import STATE_DTYPES
+from d2l_adam.torch.tab import TAB, dense, refuse_capture
 
 #: What every optimizer of this module takes, with its default.
 _OPTIONS = {
@@ -57,7 +58,7 @@ two steps in one. (`torch.optim` warns of it, and makes both.)
 """
 
 
-class _NativeStep(Step):
+class _NativeStep(TorchStep):
     """A step of any tensors; rows that Numba cannot take are compiled by PyTorch where that is worth it."""
 
     def plain(self, params, grads, states, name):
@@ -195,17 +196,16 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         jobs = [job for number in range(len(self.param_groups)) for job in self._jobs(number)]
 
         def work():
-            for parts, age, params, states in jobs:
+            for parts, age, clocks, new in jobs:
                 for part in parts:
                     part.run()
-                clocks = [state["step"] for state in states]
                 if clocks[0].item() == age:  # else this was done before an interrupt
                     together = self._together(clocks)
                     if together is None:
                         torch._foreach_add_(clocks, 1)
                     else:
                         together += 1
-                self.state.update(zip(params, states, strict=True))
+                self.state.update(new)
 
         finish(work)
 
@@ -216,18 +216,20 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         names = self._names()
         given = [(p, grad) for p in group["params"] if (grad := p.grad) is not None]
         states = [self.state.get(p) for p, _ in given]
+        new = {}
         if not all(states):
-            new = [i for i, state in enumerate(states) if not state]
-            for i, clock in zip(new, self._shared_clocks([0.0] * len(new)), strict=True):
-                states[i] = self._zero_state(given[i][0], clock)
+            places = [i for i, state in enumerate(states) if not state]
+            for i, clock in zip(places, self._shared_clocks([0.0] * len(places)), strict=True):
+                new[given[i][0]] = states[i] = self._zero_state(given[i][0], clock)
         for state in states:
             if not isinstance(state["step"], torch.Tensor):
                 state["step"] = _clock(state["step"])
         clocks = [state["step"] for state in states]
         together = self._together(clocks)
         ages = [int(x) for x in (clocks if together is None else together.tolist())]
-        for age in dict.fromkeys(ages):  # one, if no parameter was ever left out
-            places = [i for i, x in enumerate(ages) if x == age]
+        kinds = [(age, p.dtype, p.device) for age, (p, _) in zip(ages, given, strict=True)]
+        for kind in dict.fromkeys(kinds):  # one, if no parameter was ever left out and all are of one dtype
+            age, places = kind[0], [i for i, x in enumerate(kinds) if x == kind]
 
             def name(i, places=places):
                 with_grad = [place for place, p in enumerate(group["params"]) if p.grad is not None]
@@ -240,7 +242,7 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
             chosen = [states[i] for i in places]
             arrays = [tuple([state[key] for key in names]) for state in chosen]
             parts = self.rule_step.prepare(params, grads, arrays, numbers, options, choice, name)
-            jobs.append((parts, age, params, chosen))
+            jobs.append((parts, age, [clocks[i] for i in places], new))
         return jobs
 
     def _shared_clocks(self, steps):

@@ -2,11 +2,11 @@
 
 from d2l_adam import contract
 from d2l_adam.rule import Rule
-from d2l_adam.step import Step
 from d2l_adam.tab import Tab
 from d2l_adam.torch import memory, openmp
 from d2l_adam.torch.framework import torch
-from d2l_adam.torch.memory import DTYPES
+from d2l_adam.torch.gpu import TorchStep
+from d2l_adam.torch.memory import DTYPES, STATE_DTYPES
 
 
 def _maximum(x, y):
@@ -79,7 +79,7 @@ class PyTorch(Tab):
         return openmp.run(work, threads)
 
     def step(self, rule):
-        step = Step(self, rule)
+        step = TorchStep(self, rule)
 
         def one_step(params, states, hyperparams):
             """Make one step in place. `params` are tensors; their `.grad` is read, and set to zero after.
@@ -123,9 +123,6 @@ class PyTorch(Tab):
 
         return params, loss, gradients
 
-
-#: The dtype of the state, where it is not the parameter's.
-STATE_DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 try:
     torch.autograd.graph.increment_version(())
