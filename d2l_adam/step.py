@@ -1,6 +1,7 @@
 """One step of a rule on a framework's arrays: check, take memory, compute, write. All steps of all tabs are these."""
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -79,20 +80,21 @@ class Step:
                 return [part, Zeroing(tab, params)] if zero_grad and not part.zeroed else [part]
             refusal = memory
         lent: list[Lent] = []
+        given = grads
         params, grads, states = self.plain(params, grads, states, name)
         rows = contract.rows(tab, self.rule.state, params, grads, states, name)
-        if choice is not False and len(rows) > 1:
-            each = zip(params, grads, states, strict=True)
-            alone = [self.lent([p], [g], [state], options) for p, g, state in each]
-            lent = [x for x in alone if isinstance(x, Lent)]
-            if Table([row for x in lent for row in x.memory.rows], self.record).twins:
-                lent = []
-            else:
-                rows = [row for row, x in zip(rows, alone, strict=True) if isinstance(x, Refusal)]
-                refusal = next((x for x in alone if isinstance(x, Refusal)), refusal)
-        # Where two memories share a gradient, neither may set it to zero before the other has read it.
+        if choice is not False and rows:
+            kinds: dict[tuple, list] = {}  # of one dtype on one device
+            for row in rows:
+                kinds.setdefault(tab.kind(row.p)[1:], []).append(row)
+            apart, refused = self._lent_apart([*kinds.values()], options)
+            if not Table([row for x in apart for row in x.memory.rows], self.record).twins:
+                lent, rows = apart, [row for row, _ in refused]
+                refusal = refused[0][1] if refused else refusal
+        # Where two memories share a gradient, neither may set it to zero before the other has read it. Nor is a
+        # gradient that was made dense the one that is to be zero.
         read_at = [row[-2] for x in lent for row in x.memory.rows]
-        zeroing = zero_grad and len({*read_at}) == len(read_at)
+        zeroing = zero_grad and len({*read_at}) == len(read_at) and all(map(operator.is_, grads, given))
         parts: list[Any] = [self.part(x, numbers, options, zeroing) for x in lent]
         if rows:
             parts += self.operations(rows, numbers, options, choice, refusal)
@@ -130,6 +132,22 @@ class Step:
             return Refusal("two of its arrays share memory")
         kernel = self.compiled(memory, options)
         return kernel if isinstance(kernel, Refusal) else Lent(memory, table, kernel)
+
+    def _lent_apart(self, groups: list[list[contract.Row]], options) -> tuple[list[Lent], list[tuple]]:
+        """The memory of each group of rows, or of each of its rows, and the rows that lend none, with the reason."""
+        lent, refused = [], []
+        for rows in groups:
+            params, grads, states, _ = zip(*rows, strict=True)
+            memory = self.lent(params, grads, states, options)
+            if isinstance(memory, Lent):
+                lent.append(memory)
+            elif len(rows) == 1:
+                refused.append((rows[0], memory))
+            else:
+                some, others = self._lent_apart([[row] for row in rows], options)
+                lent += some
+                refused += others
+        return lent, refused
 
     def compiled(self, memory: Memory, options) -> Any:
         """The kernel for this memory and these options, with an array of the dtype that it is for."""

@@ -38,10 +38,10 @@ _TEXT = """
     capturable (bool, optional): only False, as the step counts on the processor, and a CUDA graph would repeat
         it at the time of its capture (default: False)
     differentiable (bool, optional): only False, as autograd does not see the step (default: False)
-    fused (bool, optional): whether the step of each contiguous parameter is one pass over memory,
-        compiled by Numba for float32 and float64 on the processor, else by `torch.compile`. None: what
-        `d2l_adam.set_fused` says, and of itself by Numba if it is there, and by `torch.compile` on
-        a GPU (default: None)
+    fused (bool, optional): whether the step is one pass over memory: of contiguous float32 and float64 tensors on
+        the processor by Numba; on a GPU, in any dtype, one launch for all tensors of a group that are of one dtype,
+        by Triton; all else by `torch.compile` if it is True. None: what `d2l_adam.set_fused` says, and of itself
+        wherever Numba or Triton can make it (default: None)
 
 `params` (iterable) are parameters to optimize, or dicts that define parameter groups, each with options of its own.
 Dense tensors of any shape; float16, bfloat16, float32, float64, or complex (then real and imaginary part are two
@@ -227,9 +227,8 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         clocks = [state["step"] for state in states]
         together = self._together(clocks)
         ages = [int(x) for x in (clocks if together is None else together.tolist())]
-        kinds = [(age, p.dtype, p.device) for age, (p, _) in zip(ages, given, strict=True)]
-        for kind in dict.fromkeys(kinds):  # one, if no parameter was ever left out and all are of one dtype
-            age, places = kind[0], [i for i, x in enumerate(kinds) if x == kind]
+        for age in dict.fromkeys(ages):  # one, if no parameter was ever left out
+            places = [i for i, x in enumerate(ages) if x == age]
 
             def name(i, places=places):
                 with_grad = [place for place, p in enumerate(group["params"]) if p.grad is not None]
