@@ -367,7 +367,7 @@ def check(files, default_tab, tabs, timeout, memory, confine, as_json, github):
     every tab. A tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its
     path, put into the spec, is named.
 
-    Exits with 1 if there is drift, with 2 if something could not be checked, else with 0.
+    Exits with 2 if something could not be checked, else with 1 if there is drift, else with 0.
 
     \b
     Examples: d2l-adam check chapter_optimization/*.md

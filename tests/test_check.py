@@ -752,6 +752,11 @@ def test_what_is_printed(tmp_path, monkeypatch):
     assert "no optimizer was found" in done.stdout
     assert "no tab torch; there are numpy, mxnet" in done.stdout
 
+    Path("broken.md").write_text(section("adam", ("numpy", "mxnet"), {"mxnet": lambda source: "(" + source}))
+    done = CliRunner().invoke(cli, ["check", "adam.md", "broken.md", "--json"])
+    kinds = {x["kind"] for x in json.loads(done.stdout)["findings"]}
+    assert (done.exit_code, {"drift", "unchecked"} <= kinds) == (2, True)
+
     done = CliRunner().invoke(cli, ["check", "adam.md", "--tab", "numpy"])
     assert done.exit_code == 0
     assert "is in this tab only" in done.stdout

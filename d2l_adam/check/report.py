@@ -108,8 +108,8 @@ class Report:
 
     @property
     def status(self) -> int:
-        """The exit status: 1 if there is drift, 2 if something could not be checked, else 0."""
-        return 1 if self.of("drift") else 2 if self.of("unchecked") else 0
+        """The exit status: 2 if something could not be checked, else 1 if there is drift, else 0."""
+        return 2 if self.of("unchecked") else 1 if self.of("drift") else 0
 
     def margin(self) -> tuple[float, float | None]:
         """The largest distance that rounding made and the smallest of drift, as multiples of what is allowed."""
