@@ -27,6 +27,8 @@ OF_ONE = {
 }
 OF_ALL = [f"tests/test_{name}.py" for name in ("chapter", "check", "d2l", "platforms", "readme")]
 
+OF_NOTEBOOKS = ["test_notebooks.py", "test_page.py"]
+
 # The machines are small and noisy: no deadlines. The same examples each time: a failure can be run again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("default")
@@ -44,8 +46,15 @@ def pytest_configure(config):
     config.option.ignore = [*(config.option.ignore or ()), *(str(ROOT / file) for file in ignored)]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what is for a framework that was left out of the environment; what is there and broken still fails."""
+    """Keep a file in one process of pytest-xdist, and the two that read the executed notebooks together.
+
+    Leave out what is for a framework that was left out of the environment; what is there and broken still fails.
+    """
+    for item in items:
+        file = item.path.name
+        item.add_marker(pytest.mark.xdist_group("notebooks" if file in OF_NOTEBOOKS else file))
     kept, deselected = [], []
     for item in items:
         mark = item.get_closest_marker("needs")
