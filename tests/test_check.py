@@ -413,7 +413,6 @@ def test_a_file_without_optimizers_is_no_agreement(text, tmp_path):
 
 PLAIN = "# Adam\n\n```{}\ndef adam(params, states, hyperparams): pass\n```\n"
 UNREAD = {
-    "notes.ipynb": ("{}", None, "it is a file .ipynb"),
     "adam.py": ("def adam(params, states, hyperparams): pass", None, "it is a file .py"),
     "adam": ("", None, "it is a file without suffix"),
     "folder.md": (None, None, "it is a folder"),
