@@ -120,7 +120,7 @@ def changes(tree: Tree, numbers: Iterable[float] = ()) -> list[Change]:
     likely = [Change(words, "t", count) for words, count in _COUNTS.items() if tree.rule.reads_t]
     other: list[Change] = []
     names = {"p", "g", *tree.rule.state}
-    elsewhere = [Tree(name) for name in spec.RULES if name != tree.rule.name]
+    elsewhere = [Tree(name) for name in spec.BOOK if name != tree.rule.name]
     for statement in tree.assignments:
         target = statement.targets[0].id
         for node in ast.walk(statement.value):

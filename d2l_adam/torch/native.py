@@ -273,7 +273,8 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         return numbers, options
 
     def _zero_state(self, p, clock):
-        return {"step": clock} | {name: TAB.zeros_like(p) for name in self._names()}
+        names, start = self._names(), self.rule.initial.values()
+        return {"step": clock} | {name: TAB.start(p, x) for name, x in zip(names, start, strict=True)}
 
 
 _ADAM = """
