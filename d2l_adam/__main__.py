@@ -406,6 +406,36 @@ def check(files, default_tab, tabs, plain, timeout, memory, confine, as_json, gi
     sys.exit(report.status)
 
 
+@cli.command()
+@click.argument("names", nargs=-1, required=True)
+@_json("Print JSON instead.")
+def identify(names, as_json):
+    """Say which rule optimizers are, with which constants, and of which library's dialect.
+
+    NAMES are import paths, file.py:Class, or a module's, module.*; of PyTorch, Keras, MXNet or optax, or a class with
+    update(params, grads). Arguments may stand in brackets. Each is IMPORTED AND RUN in this process, unconfined. It is
+    driven through the gradients of `check` and compared with the table of `dialects`, also with its own constants, then
+    with changes of the nearest rule.
+
+    Exits with 2 if one could not be driven, with 1 if one is none of these, else with 0.
+
+    \b
+    Examples: d2l-adam identify torch.optim.Adam 'torch.optim.SGD(momentum=0.5)' mine.py:Adam
+              d2l-adam identify 'keras.optimizers.*'
+    """
+    from d2l_adam.check import identify as identifying
+
+    found = []
+    for name in (x for pattern in names for x in identifying.names(pattern)):
+        found.append(identifying.identify(name))
+        if not as_json:
+            click.echo(shown(found[-1].text()))
+    if as_json:
+        with _printing():
+            _print_json([x.as_dict() for x in found])
+    sys.exit(2 if any(x.error for x in found) else int(any(x.far for x in found)))
+
+
 def _print_check(report):
     rows = []
     top = os.path.commonpath([os.path.dirname(os.path.abspath(x.file)) for x in report.compared] or ["/"])

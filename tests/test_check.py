@@ -669,7 +669,7 @@ def test_a_rule_as_a_tree_is_the_rule(rule):
     def step(run, t, p, g, *state):
         return function(p, g, *state, **run | {"t": t})
 
-    own = drive.follow(step, len(tree.rule.state), runs)
+    own = drive.follow(step, tree.rule.initial.values(), runs)
     assert all(np.array_equal(x, y) for x, y in zip(own, tree.follow(runs), strict=True))
 
 

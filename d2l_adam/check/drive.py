@@ -6,7 +6,7 @@ path, an array with a row for the start of each run and for each of its steps.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -154,11 +154,11 @@ def split(row: numpy.ndarray) -> list[numpy.ndarray]:
 
 
 def follow(
-    step: Callable[..., Any], number_of_states: int, runs: Sequence[dict[str, Any]], dtype: str = "float64"
+    step: Callable[..., Any], initial: Iterable[float], runs: Sequence[dict[str, Any]], dtype: str = "float64"
 ) -> Iterator[numpy.ndarray]:
-    """Make steps `step(run, t, p, g, *state)` on the same gradients, from zero states; yield each row of the path."""
+    """Make steps `step(run, t, p, g, *state)` on the same gradients, from `initial` states; yield each row of it."""
     for run, steps in zip(runs, STEPS, strict=True):
-        p, *state = start(dtype), *[numpy.zeros(len(REGIME), dtype)] * number_of_states
+        p, *state = start(dtype), *(numpy.full(len(REGIME), x, dtype) for x in initial)
         yield p
         with numpy.errstate(all="ignore"):
             for number, g in enumerate(gradients(dtype)[:steps]):

@@ -208,12 +208,16 @@ def _stored(tree):
 
 
 def explain(
-    tree: Tree, runs: Sequence[dict[str, Any]], fits: Callable[[int, Any], bool], numbers: Iterable[float] = ()
+    tree: Tree,
+    runs: Sequence[dict[str, Any]],
+    fits: Callable[[int, Any], bool],
+    numbers: Iterable[float] = (),
+    budget: int | None = None,
 ) -> Search:
     """Find the smallest sets of changes with which a rule makes a path, the likeliest first; [()] if it needs none.
 
     `fits(row, p)` says whether the path has `p` in that row; `numbers` are those in the code that made the path. The
-    search is stopped after `BUDGET` steps.
+    search is stopped after a `budget` of steps, by default `BUDGET`.
     """
     made = 0
 
@@ -244,7 +248,7 @@ def explain(
     for sets in likeliest_first:
         found: dict[tuple[str, ...], None] = {}
         for some in sets:
-            if made >= BUDGET:
+            if made >= (budget or BUDGET):
                 return Search(list(found), stopped=True)
             if len({change.of for change in some}) == len(some) and makes_it(some):  # no two are of the same thing
                 found[tuple(change.words for change in some)] = None
