@@ -433,6 +433,8 @@ def identify(names, as_json):
     if as_json:
         with _printing():
             _print_json([x.as_dict() for x in found])
+    elif versions := dict.fromkeys(f"{x.name.partition('.')[0]} {x.version}" for x in found if x.version):
+        click.echo(f"Versions: {', '.join(versions)}")
     sys.exit(2 if any(x.error for x in found) else int(any(x.far for x in found)))
 
 

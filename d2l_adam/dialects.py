@@ -126,7 +126,7 @@ _add(_OPTAX, "optax.rmsprop", spec.rmsprop, "nu", gamma=0.9, eps=1e-8)
 _add(_OPTAX, "optax.adadelta", spec.adadelta_scaled, "e_g e_x")
 
 _add(_TORCH, "torch_optimizer.Yogi", spec.yogi, _AVERAGES, _TINY, lr=1e-2)
-_add(_TORCH, "torch_optimizer.AdaBelief", spec.adabelief, "exp_avg exp_avg_var", lr=1e-3, eps=1e-3)
+_add(_TORCH, "torch_optimizer.AdaBelief", spec.adabelief, "exp_avg exp_avg_var", lr=1e-3, eps=1e-8)
 _add(_TORCH, "pytorch_optimizer.Yogi", spec.yogi, _AVERAGES, _TINY, lr=1e-2)
 _add(_TORCH, "pytorch_optimizer.AdaBelief", spec.adabelief, "exp_avg exp_avg_var", lr=1e-3)
 _add(_TORCH, "pytorch_optimizer.Lion", spec.lion, "exp_avg", lr=1e-4)

@@ -35,7 +35,7 @@ class Path:
 
     def fits(self, row: int, p: Any) -> bool:
         """Whether `p` is where this path is in a row."""
-        return bool((apart(self.rows[row], _in_single(p)) <= self.limits[row]).all())
+        return bool((_apart(self.rows[row], _in_single(p)) <= self.limits[row]).all())
 
 
 def _in_single(x):
@@ -51,12 +51,19 @@ def _limit(run):
     return RELATIVE * way + numpy.arange(len(run))[:, None] * ROUNDING * value
 
 
-def apart(x: Any, y: Any) -> Any:
+def _apart(x, y):
     """How far apart values are: infinitely if one is NaN and the other is not."""
     with numpy.errstate(invalid="ignore"):
         far = abs(x - y)
     same = (x == y) | (numpy.isnan(x) & numpy.isnan(y))
     return numpy.where(same, 0.0, numpy.where(numpy.isnan(far), numpy.inf, far))
+
+
+def apart(one: Path, other: Path) -> float:
+    """How far apart two paths are, as a part of the way, on average; no element counts for more than 1."""
+    with numpy.errstate(invalid="ignore"):
+        parts = _apart(one.rows, other.rows) / numpy.maximum(one.limits, other.limits) * RELATIVE
+    return float(numpy.minimum(numpy.nan_to_num(parts, nan=0.0), 1).mean())
 
 
 class Distance(NamedTuple):
@@ -92,7 +99,7 @@ class Distance(NamedTuple):
 
 def distance(one: Path, other: Path) -> Distance:
     """Compare two paths of the same drive."""
-    far, limits = apart(one.rows, other.rows), numpy.maximum(one.limits, other.limits)
+    far, limits = _apart(one.rows, other.rows), numpy.maximum(one.limits, other.limits)
     beyond, finite = far > limits, numpy.isfinite(far)
     elements = beyond.any(axis=0)
     with numpy.errstate(divide="ignore", invalid="ignore"):

@@ -8,27 +8,29 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2l_adam import dialects, protocol
-from d2l_adam.check import drift, drive, mutants
+from d2l_adam import dialects, protocol, spec
+from d2l_adam.check import definitions, drift, drive, mutants
 from d2l_adam.check.definitions import NAMES
 from d2l_adam.check.tree import Tree
 from d2l_adam.rule import Rule
 
-#: Steps of changed rules that are made at most: a tenth of a check's, as there may be a hundred optimizers.
-BUDGET = 30_000
+#: Changes are looked for of so many of the nearest rules, each for so many steps: single ones, for the most part.
+NEAREST, BUDGET = 8, 5_000
 _RUNS = drive.settings(["lr"])
 
 
 class Identity(NamedTuple):
     """What an optimizer is.
 
-    `rule` is the one of the table (`like` are the names there) whose path it takes, or, with `causes`, that it takes if
-    it is changed so, or, where it is `far` from that, too, the nearest. Or `error` says why it could not be driven.
+    `rule` is the one of the table (`like` are the names there) whose path it takes; or with `causes`, such changes of
+    it; or where it is `far` from that, too, the nearest, which is `apart` by that part of the way on average. Or
+    `error` says why it could not be driven.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Identity(NamedTuple):
     like: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     far: drift.Distance | None = None
+    apart: float = 0.0
     error: str = ""
 
     def text(self) -> str:
@@ -47,9 +50,11 @@ class Identity(NamedTuple):
         numbers += [f"{key} starts at {x:g}" for key, x in self.rule.initial.items() if x]
         said = self.rule.name + (f" ({', '.join(numbers)})" if numbers else "")
         if self.far:
-            return f"{self.name}  none of these; the nearest, {said}, differs {self.far}"
-        changed = f", but {'; '.join(self.causes)}" if self.causes else ""
-        return f"{self.name}  {said}{changed}" + (f"; as {', '.join(self.like)}" if self.like else "")
+            said += f", is {self.apart:.2g} of the way apart, from step {self.far.step} on"
+            return f"{self.name}  none of these; the nearest, {said}"
+        if self.causes:
+            return f"{self.name}  {said}, but {'; '.join(self.causes)}"
+        return f"{self.name}  {said}" + (f"; as {', '.join(self.like)}" if self.like else "")
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
@@ -64,7 +69,7 @@ def names(pattern: str) -> list[str]:
     if not pattern.endswith(".*"):
         return [pattern]
     module = _module(pattern[:-2])
-    return [f"{pattern[:-1]}{name}" for name, x in vars(module).items() if name[0] != "_" and _framework(x, True)]
+    return [f"{pattern[:-1]}{name}" for name, x in vars(module).items() if name[0] != "_" and framework(x, True)]
 
 
 def identify(name: str) -> Identity:
@@ -81,20 +86,25 @@ def identify(name: str) -> Identity:
             tab, trainer, init, passed = as_function(made, ["lr"])
             path = drift.Path(drive.drive(tab, trainer, init, _RUNS, passed)[0])
     except Exception as error:  # whatever its code does
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        return Identity(name, version, error=f"{words[:200]}; what it has to be given may stand in brackets")
-    shares: dict[Rule, float] = {}
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        cure = "; what it is made with may stand in brackets" if "__init__() missing" in words else ""
+        return Identity(name, version, error=words + cure)
+    apart: dict[Rule, float] = {}
     given = _constants(made)
     for rule in _candidates(name, given):
-        right = _path(rule)
-        if drift.distance(right, path).agree:
+        if drift.distance(_path(rule), path).agree:
             return Identity(name, version, rule, _like(rule))
-        shares[rule] = (drift.apart(right.rows, path.rows) <= right.limits).mean()
-    nearest = max(shares, key=lambda rule: shares[rule])
-    causes, _ = mutants.explain(Tree(nearest), _RUNS, path.fits, given.values(), BUDGET)
-    if causes:
-        return Identity(name, version, nearest, _like(nearest), causes[0])
-    return Identity(name, version, nearest, _like(nearest), (), drift.distance(_path(nearest), path))
+        apart[rule] = drift.apart(_path(rule), path)
+    nearest: dict[Any, Rule] = {}
+    for rule in sorted(apart, key=lambda rule: apart[rule]):
+        nearest.setdefault(rule.function, rule)
+    tried = (*given.values(), *numbers(made))
+    searches = {x: mutants.explain(Tree(x), _RUNS, path.fits, tried, BUDGET) for x in [*nearest.values()][:NEAREST]}
+    changed = {rule: search.causes[0] for rule, search in searches.items() if search.causes}
+    for rule in sorted(changed, key=lambda rule: len(changed[rule])):
+        return Identity(name, version, rule, _like(rule), changed[rule])
+    rule = next(iter(nearest.values()))
+    return Identity(name, version, rule, _like(rule), (), drift.distance(_path(rule), path), apart[rule])
 
 
 def as_function(made: Any, hyperparams: list[str]) -> tuple[Any, Any, Any, bool]:
@@ -103,11 +113,12 @@ def as_function(made: Any, hyperparams: list[str]) -> tuple[Any, Any, Any, bool]
     `made` is a class of optimizers of PyTorch, Keras or MXNet, a function that makes one of optax's, or a class with
     `update(params, grads)`; `hyperparams` are what it is made with. Raises ValueError for what is none of these.
     """
-    framework, takes = _framework(made), inspect.signature(made).parameters
-    if not framework:
+    tab = framework(made)
+    if not tab:
         raise ValueError("it is no optimizer of PyTorch, Keras, MXNet or optax, and has no update(params, grads)")
+    takes = inspect.signature(made).parameters
     ours: dict[str, str] = {NAMES.get(x, x): x for x in takes}
-    if framework == "mxnet":
+    if tab == "mxnet":
         ours.setdefault("lr", "learning_rate")
     how = {
         "pytorch": (made, "step", 0),
@@ -116,11 +127,12 @@ def as_function(made: Any, hyperparams: list[str]) -> tuple[Any, Any, Any, bool]
         "numpy": (made, "update", 2),
         "optax": (functools.partial(_Transformation, made), "update", 2),
     }
-    cls, method, number = how[framework]
-    tab = protocol.load("numpy" if framework == "optax" else framework)
-    passed = framework not in ("pytorch", "mxnet")
+    cls, method, number = how[tab]
+    passed, module = tab not in ("pytorch", "mxnet"), protocol.load("numpy" if tab == "optax" else tab)
+    if unknown := {*hyperparams} - {*ours, "lr"}:
+        raise ValueError(f"it takes ({', '.join(takes)}), and no {' and no '.join(sorted(unknown))}")
     chosen = {name: ours[name] for name in hyperparams if name in ours}
-    return tab, *drive.as_function(tab, cls, (method, number, chosen), passed), passed
+    return module, *drive.as_function(module, cls, (method, number, chosen), passed), passed
 
 
 class _Updater:
@@ -148,14 +160,14 @@ class _Transformation:
         params[:] = [p + drive.numpy.asarray(x) for p, x in zip(params, updates, strict=True)]
 
 
-def _framework(made, only=False):
-    """The tab that drives an optimizer, or "optax", or None; `only` if nothing but a library's own counts."""
+def framework(made: Any, only: bool = False) -> str | None:
+    """Return the tab that drives an optimizer, or "optax", or None; `only` if nothing but a library's own counts."""
     made = made.func if isinstance(made, functools.partial) else made
     bases = {(x.__module__.partition(".")[0], x.__name__) for x in getattr(made, "__mro__", ())[1:]}
     for module, tab in {"torch": "pytorch", "keras": "tensorflow", "tf_keras": "tensorflow", "mxnet": "mxnet"}.items():
         if (module, "Optimizer") in bases:
             return tab
-    if inspect.isfunction(made) and made.__module__.startswith("optax"):
+    if inspect.isfunction(made) and made.__module__.startswith(("optax", "d2l_adam.jax")):
         return "optax" if "learning_rate" in inspect.signature(made).parameters else None
     return "numpy" if isinstance(made, type) and hasattr(made, "update") and not only else None
 
@@ -170,6 +182,8 @@ def _made(name):
     except (SyntaxError, ValueError, AttributeError):
         raise ValueError(f"{name!r} is no name with arguments, such as torch.optim.SGD(momentum=0.9)") from None
     module_name, _, last = path.rpartition(":" if ":" in path else ".")
+    if not module_name:
+        dialects.find(path)  # which is not there, and lists those near it
     module = _module(module_name)
     if not hasattr(module, last):
         near = [x for x in dir(module) if x.lower() == last.lower()] or difflib.get_close_matches(last, dir(module))
@@ -187,15 +201,17 @@ def _module(name):
             if top == tab or (tab == "tensorflow" and top in ("keras", "tf_keras", "tensorflow_addons")):
                 protocol.load(tab)
         if name.endswith(".py"):
-            spec: Any = importlib.util.spec_from_file_location(Path(name).stem, name)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            found: Any = importlib.util.spec_from_file_location(name, name)
+            sys.modules[name] = module = importlib.util.module_from_spec(found)  # where its source is looked for
+            found.loader.exec_module(module)
             return module
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        near = difflib.get_close_matches(name, {x.rpartition(".")[0] for x in dialects.TABLE})
-        cure = f"pip install {top}" + (f"; near it: {', '.join(near)}" if near else "")
-        raise ValueError(f"{name or 'a name without a module'} cannot be imported ({error}); {cure}") from None
+    except Exception as error:
+        near = difflib.get_close_matches(name, sorted({x.rpartition(".")[0] for x in dialects.TABLE}))
+        cure = f"; near it: {', '.join(near)}" if near else ""
+        if isinstance(error, ModuleNotFoundError) and error.name == top:
+            cure = f"; pip install {top}{cure}"
+        raise ValueError(f"{name} cannot be imported ({type(error).__name__}: {error}){cure}") from None
 
 
 def _constants(made) -> dict[str, float]:
@@ -208,9 +224,9 @@ def _constants(made) -> dict[str, float]:
 
 
 def _candidates(name, given: Mapping[str, float]) -> Iterator[Rule]:
-    """Yield the rules that an optimizer may be: the table's, that of its name first, also with its own constants."""
+    """Yield the rules that it may be, of the table, first that of its name, and the spec; also with its constants."""
     rows = sorted(dialects.TABLE.values(), key=lambda row: row.name != name)
-    rules = dict.fromkeys(row.rule for row in rows)
+    rules = [*(row.rule for row in rows), *map(Rule, spec.RULES.values())]
     own = {key: x for key, x in given.items() if key != "lr"}
     for rule in rules:
         for defaults in ({}, {key: x for key, x in own.items() if key in rule.constants}):
@@ -221,11 +237,21 @@ def _candidates(name, given: Mapping[str, float]) -> Iterator[Rule]:
 
 def _like(rule):
     """The rows of the table that are a rule with its constants and its start."""
-    return tuple(row.name for row in dialects.TABLE.values() if _key(row.rule) == _key(rule))
+    rows = [row for row in dialects.TABLE.values() if (row.rule.name, row.rule.initial) == (rule.name, rule.initial)]
+    ours = {key: x.default for key, x in rule.constants.items() if key != "lr"}
+    return tuple(
+        row.name for row in rows if all(row.rule.constants[key].default in (None, x) for key, x in ours.items())
+    )
 
 
-def _key(rule):
-    return rule.name, rule.initial, {key: x.default for key, x in rule.constants.items() if key != "lr"}
+def numbers(made: Any) -> tuple[float, ...]:
+    """Return the numbers in the source of a function or a class, as far as it is at hand."""
+    while isinstance(made, functools.partial):
+        made = made.func
+    try:
+        return definitions.numbers(ast.parse(textwrap.dedent(inspect.getsource(made))))
+    except (OSError, TypeError, SyntaxError):
+        return ()
 
 
 @functools.cache
