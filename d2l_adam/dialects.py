@@ -82,7 +82,7 @@ _add(_TORCH, "torch.optim.SGD", spec.sgd, lr=1e-3)
 _add(_TORCH, "torch.optim.SGD(momentum)", spec.sgd_momentum, "momentum_buffer", lr=1e-3)
 _add(_TORCH, "torch.optim.Adagrad", spec.adagrad_outside, "sum", lr=1e-2)
 _add(_TORCH, "torch.optim.RMSprop", spec.rmsprop_outside, "square_avg", lr=1e-2)
-_add(_TORCH, "torch.optim.Adadelta", spec.adadelta_scaled, "square_avg acc_delta")
+_add(_TORCH, "torch.optim.Adadelta", spec.adadelta_scaled, "square_avg acc_delta", lr=1.0)
 
 _add(_KERAS, "keras.optimizers.Adam", spec.adam_hat, _KERAS_AVERAGES, lr=1e-3)
 _add(
@@ -126,7 +126,7 @@ _add(_OPTAX, "optax.rmsprop", spec.rmsprop, "nu", gamma=0.9, eps=1e-8)
 _add(_OPTAX, "optax.adadelta", spec.adadelta_scaled, "e_g e_x")
 
 _add(_TORCH, "torch_optimizer.Yogi", spec.yogi, _AVERAGES, _TINY, lr=1e-2)
-_add(_TORCH, "torch_optimizer.AdaBelief", spec.adabelief, "exp_avg exp_avg_var", lr=1e-3, eps=1e-3)
+_add(_TORCH, "torch_optimizer.AdaBelief", spec.adabelief, "exp_avg exp_avg_var", lr=1e-3, eps=1e-8)
 _add(_TORCH, "pytorch_optimizer.Yogi", spec.yogi, _AVERAGES, _TINY, lr=1e-2)
 _add(_TORCH, "pytorch_optimizer.AdaBelief", spec.adabelief, "exp_avg exp_avg_var", lr=1e-3)
 _add(_TORCH, "pytorch_optimizer.Lion", spec.lion, "exp_avg", lr=1e-4)
