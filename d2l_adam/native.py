@@ -29,9 +29,8 @@ class OfRule:
     def _take_amsgrad(self):
         """Have AMSGrad for the rule of this one optimizer."""
         if self.amsgrad_step is None:
-            raise ValueError(
-                f"{self.rule_step.tab.name}: amsgrad=True is another rule than this; leave it out, or False"
-            )
+            name = self.rule_step.tab.name
+            raise ValueError(f"{name}: amsgrad=True is another rule than this; leave it out, or False")
         self.rule_step, self.rule = self.amsgrad_step, self.amsgrad_step.rule
 
     def __reduce_ex__(self, protocol):

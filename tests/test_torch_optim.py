@@ -224,6 +224,10 @@ def test_a_state_with_another_amsgrad_is_refused():
         with pytest.raises(ValueError, match=f"pytorch: amsgrad={amsgrad} is another rule than this; make the optimi"):
             optimizer.load_state_dict(torch.optim.Adam(parameters(), amsgrad=amsgrad).state_dict())
         assert optimizer.state_dict() == before
+        with pytest.raises(ValueError, match=f"pytorch: amsgrad={amsgrad} is another rule"):
+            optimizer.add_param_group({"params": parameters(), "amsgrad": amsgrad})
+    with pytest.raises(ValueError, match="pytorch: amsgrad=True is another rule than this; leave it out"):
+        Yogi(parameters(), amsgrad=True)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -549,7 +553,6 @@ def test_options_that_change_nothing_are_taken_as_torch_s_adam_takes_them(foreac
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"amsgrad": True}, "amsgrad=True is another rule than this; "),
         ({"capturable": True}, "capturable=True is refused, as a CUDA graph would repeat"),
         ({"differentiable": True}, "differentiable=True is refused, as autograd does not see this step"),
         ({"eps": 0}, "'eps' is 0; it is more than 0, as a zero gradient would give 0/0"),

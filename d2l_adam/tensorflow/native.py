@@ -192,14 +192,14 @@ class Adam(RuleOptimizer):
     """
 
     rule_step = Step(TAB, spec.adam)
-    amsgrad_step = Step(TAB, spec.amsgrad_hat)
+    amsgrad_step: Step | None = Step(TAB, spec.amsgrad_hat)
     names = {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}
     state_names = {"v": "momentum", "s": "velocity", "x": "velocity_hat"}
 
     def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-6, amsgrad=False, **options):
+        self._configure(learning_rate, {"beta1": beta_1, "beta2": beta_2, "eps": epsilon}, options)
         if amsgrad:
             self._take_amsgrad()
-        self._configure(learning_rate, {"beta1": beta_1, "beta2": beta_2, "eps": epsilon}, options)
 
     def get_config(self):
         """Return the arguments of this optimizer, as `from_config` takes them."""
