@@ -26,6 +26,7 @@ from d2l_adam import bench as benching
 from d2l_adam import check as checking
 from d2l_adam import render as rendering
 from d2l_adam.check.report import shown
+from d2l_adam.dialects import TABLE
 
 out, err = Console(), Console(stderr=True)
 _TABS = click.option(
@@ -332,6 +333,27 @@ def render(tab, names):
     Example: d2l-adam render --tab pytorch adam
     """
     click.echo(rendering.render(tab, *names), nl=False)
+
+
+@cli.command()
+@_json("Print JSON, which also has what each calls its constants and its state, instead of the table.")
+def dialects(as_json):
+    """Print which rule the optimizers of other libraries are, with which defaults and from which start.
+
+    `tab.like(NAME)` is a class of the tab's own framework that makes the steps of the one of that name.
+
+    \b
+    Example: d2l-adam dialects --json
+    """
+    rows = [x.as_dict() for x in TABLE.values()]
+    with _printing():
+        if as_json:
+            _print_json(rows)
+            return
+        for x in rows:
+            given = [f"{name}={'?' if value is None else f'{value:g}'}" for name, value in x["defaults"].items()]
+            start = [f"{name} from {value:g}" for name, value in x["initial"].items() if value]
+            _say(f"{x['name']:<39} {x['rule']}({', '.join(given)}){', ' * bool(start)}{', '.join(start)}")
 
 
 @cli.command()

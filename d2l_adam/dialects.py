@@ -82,7 +82,7 @@ _add(_TORCH, "torch.optim.SGD", spec.sgd, lr=1e-3)
 _add(_TORCH, "torch.optim.SGD(momentum)", spec.sgd_momentum, "momentum_buffer", lr=1e-3)
 _add(_TORCH, "torch.optim.Adagrad", spec.adagrad_outside, "sum", lr=1e-2)
 _add(_TORCH, "torch.optim.RMSprop", spec.rmsprop_outside, "square_avg", lr=1e-2)
-_add(_TORCH, "torch.optim.Adadelta", spec.adadelta_scaled, "square_avg acc_delta")
+_add(_TORCH, "torch.optim.Adadelta", spec.adadelta_scaled, "square_avg acc_delta", lr=1.0)
 
 _add(_KERAS, "keras.optimizers.Adam", spec.adam_hat, _KERAS_AVERAGES, lr=1e-3)
 _add(

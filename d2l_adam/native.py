@@ -18,11 +18,20 @@ class OfRule:
     #: What the class calls a constant of the rule, where that is not its own name.
     names: Mapping[str, str] = {}
     rule: Rule
+    #: The same with `amsgrad=True`, where that can be asked for.
+    amsgrad_step: Step | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "rule_step" in vars(cls):
             cls.rule = cls.rule_step.rule
+
+    def _take_amsgrad(self):
+        """Have AMSGrad for the rule of this one optimizer."""
+        if self.amsgrad_step is None:
+            name = self.rule_step.tab.name
+            raise ValueError(f"{name}: amsgrad=True is another rule than this; leave it out, or False")
+        self.rule_step, self.rule = self.amsgrad_step, self.amsgrad_step.rule
 
     def __reduce_ex__(self, protocol):
         """Pickle and copy an optimizer of a class that was made of a rule: by that rule, which has to be importable."""

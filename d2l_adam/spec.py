@@ -244,7 +244,8 @@ def nadam(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
     """
     v = beta1 * v + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * square(g)
-    v_bar = beta1 * v / (1 - beta1 ** (t + 1)) + (1 - beta1) * g / (1 - beta1**t)
+    v_bar = beta1 * v / (1 - beta1 ** (t + 1))
+    v_bar = v_bar + (1 - beta1) * g / (1 - beta1**t)
     s_hat = s / (1 - beta2**t)
     p = p - lr * v_bar / (sqrt(s_hat) + eps)
     return p, v, s
@@ -281,7 +282,8 @@ def lion(p, g, v, t, lr, beta1=0.9, beta2=0.99, weight_decay=0.0):
     >>> lion(p=1.0, g=-4.0, v=0.0, t=1, lr=0.5, beta2=0.5)
     (1.5, -2.0)
     """
-    p = p - lr * (sign(beta1 * v + (1 - beta1) * g) + weight_decay * p)
+    c = sign(beta1 * v + (1 - beta1) * g)
+    p = p - lr * (c + weight_decay * p)
     v = beta2 * v + (1 - beta2) * g
     return p, v
 
@@ -295,7 +297,9 @@ def adam_hat(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-7, weight_decay=0
     v = beta1 * v + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * square(g)
     p = p - lr * weight_decay * p
-    p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * v / (sqrt(s) + eps)
+    root = sqrt(1 - beta2**t)
+    v_hat = v / (1 - beta1**t)
+    p = p - lr * root * v_hat / (sqrt(s) + eps)
     return p, v, s
 
 
@@ -303,7 +307,9 @@ def yogi_hat(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
     """Yogi with `eps` added before the bias is corrected."""
     v = beta1 * v + (1 - beta1) * g
     s = s + (1 - beta2) * sign(square(g) - s) * square(g)
-    p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * v / (sqrt(s) + eps)
+    root = sqrt(1 - beta2**t)
+    v_hat = v / (1 - beta1**t)
+    p = p - lr * root * v_hat / (sqrt(s) + eps)
     return p, v, s
 
 
@@ -315,13 +321,14 @@ def yogi_uncorrected(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
     return p, v, s
 
 
-def amsgrad_hat(p, g, v, s, x, t, lr, beta1=0.9, beta2=0.999, eps=1e-7, weight_decay=0.0):
+def amsgrad_hat(p, g, v, s, x, t, lr, beta1=0.9, beta2=0.999, eps=1e-7):
     """AMSGrad with `eps` added before the bias is corrected."""
     v = beta1 * v + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * square(g)
     x = maximum(x, s)
-    p = p - lr * weight_decay * p
-    p = p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * v / (sqrt(x) + eps)
+    root = sqrt(1 - beta2**t)
+    v_hat = v / (1 - beta1**t)
+    p = p - lr * root * v_hat / (sqrt(x) + eps)
     return p, v, s, x
 
 
@@ -355,8 +362,9 @@ def nadam_scheduled(p, g, v, s, w, t, lr, beta1=0.9, beta2=0.999, eps=1e-8, mome
     """NAdam as in its paper: the momentum rises to `beta1`. `w` is 1 less the product of the momenta so far."""
     v = beta1 * v + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * square(g)
-    mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
-    next_mu = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
+    decay = 0.96**momentum_decay
+    mu = beta1 * (1 - 0.5 * decay**t)
+    next_mu = beta1 * (1 - 0.5 * decay ** (t + 1))
     w = 1 - mu * (1 - w)
     v_bar = next_mu * v / (1 - next_mu * (1 - w)) + (1 - mu) * g / w
     p = p - lr * v_bar / (sqrt(s / (1 - beta2**t)) + eps)
@@ -384,7 +392,7 @@ def rmsprop_outside(p, g, s, t, lr, gamma=0.99, eps=1e-8):
     return p, s
 
 
-def adadelta_scaled(p, g, s, delta, t, lr=1.0, rho=0.9, eps=1e-6):
+def adadelta_scaled(p, g, s, delta, t, lr, rho=0.9, eps=1e-6):
     """Adadelta with a learning rate, which scales the step but not its average."""
     s = rho * s + (1 - rho) * square(g)
     d = sqrt(delta + eps) / sqrt(s + eps) * g

@@ -106,7 +106,7 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
                 shape=variable.shape,
                 dtype=contract.state_dtype(keras.backend.standardize_dtype(variable.dtype)),
                 name=f"{path}_{self.state_names.get(name, name)}",
-                initializer=keras.initializers.Constant(self.rule.initial[name]),
+                initializer=lambda shape, dtype: tf.fill(shape, tf.constant(self.rule.initial[name], dtype)),
             )
 
     def state(self, variable):
@@ -166,7 +166,8 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
 
 
 _ADAM = """
-    amsgrad (bool): only False, as True is another rule (default: False)
+    amsgrad (bool): with Adam, take the largest second moment so far, as `keras.optimizers.Adam` does, `epsilon` where
+        that has it (default: False)
 """
 _EPSILON = """
 `keras.optimizers.Adam` adds its `epsilon` (1e-7) before the bias is corrected: that is the "epsilon hat" of Kingma and
@@ -191,13 +192,19 @@ class Adam(RuleOptimizer):
     """
 
     rule_step = Step(TAB, spec.adam)
+    amsgrad_step: Step | None = Step(TAB, spec.amsgrad_hat)
     names = {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}
-    state_names = {"v": "momentum", "s": "velocity"}
+    state_names = {"v": "momentum", "s": "velocity", "x": "velocity_hat"}
 
     def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-6, amsgrad=False, **options):
-        if amsgrad:
-            raise ValueError("tensorflow: amsgrad=True is another rule than this; leave it out, or False")
         self._configure(learning_rate, {"beta1": beta_1, "beta2": beta_2, "eps": epsilon}, options)
+        if amsgrad:
+            self._take_amsgrad()
+
+    def get_config(self):
+        """Return the arguments of this optimizer, as `from_config` takes them."""
+        config = super().get_config()
+        return config | {"amsgrad": True} if self.rule_step is self.amsgrad_step else config
 
 
 @keras.saving.register_keras_serializable("d2l_adam")
@@ -211,6 +218,7 @@ class Yogi(Adam):
     """
 
     rule_step = Step(TAB, spec.yogi)
+    amsgrad_step = None
 
     def __init__(self, learning_rate=1e-2, beta_1=0.9, beta_2=0.999, epsilon=1e-3, **options):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
