@@ -26,6 +26,7 @@ from d2l_adam import bench as benching
 from d2l_adam import check as checking
 from d2l_adam import render as rendering
 from d2l_adam.check.report import shown
+from d2l_adam.dialects import TABLE
 
 out, err = Console(), Console(stderr=True)
 _TABS = click.option(
@@ -335,9 +336,36 @@ def render(tab, names):
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_json("Print JSON, which also has what each calls its constants and its state, instead of the table.")
+def dialects(as_json):
+    """Print which rule the optimizers of other libraries are, with which defaults and from which start.
+
+    `tab.like(NAME)` is a class of the tab's own framework that makes the steps of the one of that name.
+
+    \b
+    Example: d2l-adam dialects --json
+    """
+    rows = [x.as_dict() for x in TABLE.values()]
+    with _printing():
+        if as_json:
+            _print_json(rows)
+            return
+        for x in rows:
+            given = [f"{name}={'?' if value is None else f'{value:g}'}" for name, value in x["defaults"].items()]
+            start = [f"{name} from {value:g}" for name, value in x["initial"].items() if value]
+            _say(f"{x['name']:<39} {x['rule']}({', '.join(given)}){', ' * bool(start)}{', '.join(start)}")
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--default-tab", help="Of cells without a tab; default: the first of the book's config.ini, else mxnet.")
-@click.option("--tab", "tabs", multiple=True, help="Check these tabs only; repeatable.")
+@click.option(
+    "--tab",
+    "tabs",
+    multiple=True,
+    help="Check these tabs only; or TAB=FILE, the notebook of a tab. Repeatable.",
+)
+@click.option("--plain", is_flag=True, help="Read ```python fences of Markdown, and the like, too.")
 @click.option(
     "--timeout", default=60.0, show_default=True, type=_Finite(1, 86400), help="Seconds for an optimizer in a tab."
 )
@@ -357,13 +385,14 @@ def render(tab, names):
 )
 @_json("Print JSON instead.")
 @click.option("--github", is_flag=True, help="Print annotations that GitHub shows beside the lines, instead.")
-def check(files, default_tab, tabs, timeout, memory, confine, as_json, github):
+def check(files, default_tab, tabs, plain, timeout, memory, confine, as_json, github):
     """Compare the tabs of sections of a d2l-style book: which optimizer has drifted in which tab, and how.
 
-    FILES are d2lbook's Markdown, of which the ```{.python .input} cells are read. Checking a file RUNS ITS CODE:
-    functions and what these need, each tab in a process of its own, which bubblewrap, on Linux, keeps from the network
-    and from all files but those of a scratch folder; no cell that trains is run. Every function (params, states,
-    hyperparams) or (params, grads, states, hyperparams) that a section defines is driven through the same gradients in
+    FILES are d2lbook's Markdown, of which the ```{.python .input} cells are read, or notebooks, whose tabs their paths
+    say, such as pytorch/adam.ipynb. Checking a file RUNS ITS CODE: functions and what these need, each tab in a process
+    of its own, which bubblewrap, on Linux, keeps from the network and from all files but those of a scratch folder; no
+    cell that trains is run. Every function (params, states, hyperparams) or (params, grads, states, hyperparams) that a
+    section defines, and every class with a step() or an update(params, grads), is driven through the same gradients in
     every tab. A tab that moves elsewhere than the others, by more than rounding explains, has drifted; what makes its
     path, put into the spec, is named.
 
@@ -372,17 +401,22 @@ def check(files, default_tab, tabs, timeout, memory, confine, as_json, github):
     \b
     Examples: d2l-adam check chapter_optimization/*.md
               d2l-adam check --default-tab pytorch --tab pytorch --tab tensorflow adam.md
+              d2l-adam check notebooks/*/adam.ipynb
+              d2l-adam check --tab pytorch=a.ipynb --tab tensorflow=b.ipynb
     """
-    quiet = as_json or github
+    of_tabs = {tab: Path(file) for tab, equals, file in (x.partition("=") for x in tabs) if equals}
+    tabs, quiet = [x for x in tabs if "=" not in x], as_json or github
+    if not files and not of_tabs:
+        raise click.UsageError("Missing argument 'FILES...', or --tab TAB=FILE.")
     if not quiet:
-        err.print(f"Running the code of {_count(len(files), 'file')}, each tab in a process of its own.")
+        err.print(f"Running the code of {_count(len(files) + len(of_tabs), 'file')}, each tab in a process of its own.")
     with Progress(console=err, disable=quiet, transient=True) as progress:
 
         def started(number):
             task = progress.add_task("driving", total=number)
             return lambda: progress.advance(task)
 
-        report = checking.check(files, default_tab, tabs, timeout, memory, confine, started)
+        report = checking.check(files, default_tab, tabs, timeout, memory, confine, started, of_tabs, plain)
     with _printing():
         if as_json:
             _print_json(report.as_dict())
@@ -394,13 +428,45 @@ def check(files, default_tab, tabs, timeout, memory, confine, as_json, github):
     sys.exit(report.status)
 
 
+@cli.command()
+@click.argument("names", nargs=-1, required=True)
+@_json("Print JSON instead.")
+def identify(names, as_json):
+    """Say which rule optimizers are, with which constants, and of which library's dialect.
+
+    NAMES are import paths, file.py:Class, or a module's, module.*; of PyTorch, Keras, MXNet or optax, or a class with
+    update(params, grads). Arguments may stand in brackets. Each is IMPORTED AND RUN in this process, unconfined. It is
+    driven through the gradients of `check` and compared with the table of `dialects`, also with its own constants, then
+    with changes of the nearest rule.
+
+    Exits with 2 if one could not be driven, with 1 if one is none of these, else with 0.
+
+    \b
+    Examples: d2l-adam identify torch.optim.Adam 'torch.optim.SGD(momentum=0.5)' mine.py:Adam
+              d2l-adam identify 'keras.optimizers.*'
+    """
+    from d2l_adam.check import identify as identifying
+
+    found = []
+    for name in (x for pattern in names for x in identifying.names(pattern)):
+        found.append(identifying.identify(name))
+        if not as_json:
+            click.echo(shown(found[-1].text()))
+    if as_json:
+        with _printing():
+            _print_json([x.as_dict() for x in found])
+    elif versions := dict.fromkeys(f"{x.name.partition('.')[0]} {x.version}" for x in found if x.version):
+        click.echo(f"Versions: {', '.join(versions)}")
+    sys.exit(2 if any(x.error for x in found) else int(any(x.far for x in found)))
+
+
 def _print_check(report):
     rows = []
     top = os.path.commonpath([os.path.dirname(os.path.abspath(x.file)) for x in report.compared] or ["/"])
     for x in report.compared:
         agree, differ = x.verdict.groups[0], list(x.verdict.odd)
         matches = "-" if x.verdict.rule is None else "the same" if x.verdict.matches_spec else "another"
-        agree = "-" if len(x.lines) == 1 else ", ".join(agree)
+        agree = "-" if len(x.definitions) == 1 else ", ".join(agree)
         row = os.path.relpath(x.file, top), x.name, agree, ", ".join(differ) or "-", matches
         rows.append([escape(shown(text)) for text in row])
     if rows:

@@ -18,11 +18,20 @@ class OfRule:
     #: What the class calls a constant of the rule, where that is not its own name.
     names: Mapping[str, str] = {}
     rule: Rule
+    #: The same with `amsgrad=True`, where that can be asked for.
+    amsgrad_step: Step | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "rule_step" in vars(cls):
             cls.rule = cls.rule_step.rule
+
+    def _take_amsgrad(self):
+        """Have AMSGrad for the rule of this one optimizer."""
+        if self.amsgrad_step is None:
+            name = self.rule_step.tab.name
+            raise ValueError(f"{name}: amsgrad=True is another rule than this; leave it out, or False")
+        self.rule_step, self.rule = self.amsgrad_step, self.amsgrad_step.rule
 
     def __reduce_ex__(self, protocol):
         """Pickle and copy an optimizer of a class that was made of a rule: by that rule, which has to be importable."""
@@ -30,11 +39,11 @@ class OfRule:
         make, args, *state = reduced
         if "made" not in vars(type(self)):
             return make, args, *state
-        return _new, (self.rule_step.tab.optimizer, self.rule.function), *state
+        return _new, (self.rule_step.tab.optimizer, self.rule), *state
 
 
-def _new(optimizer, function):
-    cls = optimizer(function)
+def _new(optimizer, rule):
+    cls = optimizer(rule)
     return cls.__new__(cls)
 
 
@@ -52,11 +61,12 @@ def made(
         )
     if not rule.name.isidentifier():
         raise TypeError(f"{tab.name}: the rule {rule.name} has no name; write it with def, to name the class after it")
-    name = "".join(part.capitalize() for part in rule.name.split("_"))
+    name = rule.dialect.partition("(")[0].rpartition(".")[2] if rule.dialect else rule.name
+    name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     cls: Any = type(
         name, (base,), {"__module__": f"d2l_adam.{tab.module}", "rule_step": base.step_type(tab, rule), "made": True}
     )
-    cls.__doc__ = f"`{rule.name}` as an optimizer of {tab.module}'s own kind."
+    cls.__doc__ = f"`{rule.dialect or rule.name}` as an optimizer of {tab.module}'s own kind."
     cls.__signature__ = _signature(rule, lr, first, options)
     describe(cls, lr, text)
     return cls
@@ -66,7 +76,8 @@ def _signature(rule, lr, first, options):
     kind, empty = inspect.Parameter, inspect.Parameter.empty
     parameters = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in first]
     for name, (default, *_) in rule.constants.items():
-        default = options.get(lr if name == "lr" else name, empty) if default is None else default
+        if default is None or (name == "lr" and lr in options):
+            default = options.get(lr if name == "lr" else name, empty)
         if name == "lr":
             parameters.insert(len(first), kind(lr, kind.POSITIONAL_OR_KEYWORD, default=default))
         else:

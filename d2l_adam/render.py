@@ -257,7 +257,8 @@ def _constants(rule, function):
     for arg, value in zip(function.args.args[::-1], function.args.defaults[::-1], strict=False):
         default = rule.constants[arg.arg].default if arg.arg in rule.constants else None
         if default is not None:
-            text = ast.get_source_segment(source, value) if isinstance(value, ast.Constant) else repr(default)
+            as_written = isinstance(value, ast.Constant) and arg.arg not in rule.defaults
+            text = ast.get_source_segment(source, value) if as_written else repr(default)
             constants[arg.arg] = text
     return dict(reversed(constants.items()))
 

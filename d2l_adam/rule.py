@@ -53,20 +53,33 @@ class Rule:
     `name` is that of the function; `state` are the names of its state arrays, `constants` what it takes after `t`, by
     name, and `numbers` the same with `t` before them. `reads_t` says whether the time step has a part in it.
 
-    Raises TypeError for what could not be run as it stands in every framework.
+    `initial` says where its state starts, by name (default: 0), and `defaults` has other defaults for its constants: a
+    dialect, if both are of a library's optimizer; `dialect` is then the name of that.
+
+    Raises TypeError for what could not be run as it stands in every framework, ValueError for what it has not.
 
     >>> rule = Rule("adam")
     >>> rule.state, [*rule.constants]
     (('v', 's'), ['lr', 'beta1', 'beta2', 'eps'])
     """
 
-    def __init__(self, rule: "Rule | FunctionType | str | Any"):
+    initial: dict[str, float]
+    defaults: dict[str, float]
+
+    def __init__(
+        self,
+        rule: "Rule | FunctionType | str | Any",
+        initial: Mapping[str, float] | None = None,
+        defaults: Mapping[str, float] | None = None,
+        dialect: str | None = None,
+    ):
         if isinstance(rule, str):
             if rule not in spec.RULES:
                 raise ValueError(f"unknown rule {rule!r}; known: {', '.join(spec.RULES)}")
             rule = spec.RULES[rule]
         if isinstance(rule, Rule):
-            rule = rule.function
+            initial, defaults = rule.initial | dict(initial or {}), rule.defaults | dict(defaults or {})
+            rule, dialect = rule.function, dialect or rule.dialect
         if not isinstance(rule, FunctionType):
             kind = f"{type(rule).__module__}.{type(rule).__qualname__}"
             raise TypeError(f"the rule is {kind}; give a Python function rule(p, g, v, s, t, lr, ...)")
@@ -89,6 +102,18 @@ class Rule:
             if default is not None and (isinstance(default, bool) or not isinstance(default, (int, float))):
                 raise TypeError(f"the rule {self.name} has {name}={default!r}; a constant is a number")
             self.constants[name] = constant(name, default)
+        self.defaults = dict(defaults or {})
+        for name, default in self.defaults.items():
+            if name not in self.constants:
+                raise ValueError(f"the rule {self.name} has no {name}; it has {', '.join(self.constants)}")
+            self.constants[name] = constant(name, default)
+        self.initial = dict.fromkeys(self.state, 0.0)
+        for name, value in (initial or {}).items():
+            if name not in self.initial or not isinstance(value, (int, float)) or not math.isfinite(value):
+                known = ", ".join(self.state) or "none"
+                raise ValueError(f"the rule {self.name} starts with {name}={value}; give finite numbers for {known}")
+            self.initial[name] = float(value)
+        self.dialect = dialect
         self.numbers = {"t": constant("t")} | self.constants
         _check(self.name, rule.__code__)
         self.reads_t = _reads(rule, "t")
@@ -97,15 +122,25 @@ class Rule:
         return f"Rule({self.name})"
 
     def __eq__(self, other):
-        return isinstance(other, Rule) and self.function is other.function
+        return isinstance(other, Rule) and self.__reduce__() == other.__reduce__()
 
     def __hash__(self):
         return hash(self.function)
 
+    def __reduce__(self):
+        return Rule, (self.function, self.initial, self.defaults, self.dialect)
+
     def bound(self, words: Mapping[str, Callable]) -> Callable[..., tuple]:
         """Return the function itself with a framework's words, as `(p, g, *state, t, *constants) -> (p, *state)`."""
         function = bound(self.function, words)
-        return function if self.state else lambda *args, **kwargs: (function(*args, **kwargs),)
+        if self.state and not self.defaults:
+            return function
+
+        def call(*args, **kwargs):
+            new = function(*args, **(self.defaults | kwargs))
+            return new if self.state else (new,)
+
+        return call
 
     @staticmethod
     def states(state: Any) -> tuple:

@@ -1,4 +1,4 @@
-r"""The spec: Adam, Yogi and the other optimizers of the book, each written once, in the order of the equations.
+r"""The spec: Adam, Yogi, the other optimizers of the book and their family, each written once, as the equations go.
 
 A *rule* is a pure function of one parameter `p`, its gradient `g` and its state:
 
@@ -173,6 +173,234 @@ def adadelta(p, g, s, delta, t, rho, eps=1e-5):
     return p, s, delta
 
 
+def adamw(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01):
+    r"""AdamW: Adam, and beside its step the parameter shrinks by `lr * weight_decay`.
+
+    $$p_t = p_{t-1} - \eta \left(\frac{\hat v_t}{\sqrt{\hat s_t} + \epsilon} + \lambda p_{t-1}\right),$$
+
+    and all else as in `adam`. Source: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2017; the
+    defaults are those of `torch.optim.AdamW`.
+
+    >>> adamw(p=2.0, g=0.0, v=0.0, s=0.0, t=1, lr=0.5, weight_decay=0.25)[0]
+    1.75
+    """
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    v_hat = v / (1 - beta1**t)
+    s_hat = s / (1 - beta2**t)
+    p = p - lr * (v_hat / (sqrt(s_hat) + eps) + weight_decay * p)
+    return p, v, s
+
+
+def amsgrad(p, g, v, s, x, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    r"""AMSGrad: Adam whose second moment, before its bias is corrected, is the largest so far.
+
+    $$x_t = \max(x_{t-1}, s_t), \qquad p_t = p_{t-1} - \frac{\eta\, \hat v_t}{\sqrt{\hat x_t} + \epsilon},$$
+
+    and all else as in `adam`. Source: Reddi, Kale and Kumar, *On the Convergence of Adam and Beyond*, 2018, which
+    corrects no bias; this is as `torch.optim.Adam` has it.
+
+    >>> amsgrad(p=1.0, g=0.0, v=0.0, s=0.25, x=4.0, t=1, lr=0.5, beta2=0.5)[1:]
+    (0.0, 0.125, 4.0)
+    """
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    x = maximum(x, s)
+    v_hat = v / (1 - beta1**t)
+    x_hat = x / (1 - beta2**t)
+    p = p - lr * v_hat / (sqrt(x_hat) + eps)
+    return p, v, s, x
+
+
+def adamax(p, g, v, u, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    r"""Adamax: Adam with the largest gradient, which decays, for the root of the second moment.
+
+    $$u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \qquad p_t = p_{t-1} - \eta\, \frac{\hat v_t}{u_t}.$$
+
+    Source: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2014, algorithm 2, which has no `eps`; PyTorch
+    has it here.
+
+    >>> adamax(p=1.0, g=4.0, v=0.0, u=1.0, t=1, lr=0.5, eps=1.0)[2]
+    5.0
+    """
+    v = beta1 * v + (1 - beta1) * g
+    u = maximum(beta2 * u, abs(g) + eps)
+    p = p - lr / (1 - beta1**t) * v / u
+    return p, v, u
+
+
+def nadam(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    r"""NAdam: Adam with Nesterov's momentum, which is constant here.
+
+    $$
+    \bar v_t = \frac{\beta_1 v_t}{1 - \beta_1^{t+1}} + \frac{(1 - \beta_1)\, g_t}{1 - \beta_1^t}, \qquad
+    p_t = p_{t-1} - \frac{\eta\, \bar v_t}{\sqrt{\hat s_t} + \epsilon}.
+    $$
+
+    Source: Dozat, *Incorporating Nesterov Momentum into Adam*, 2016.
+
+    >>> nadam(p=1.0, g=1.0, v=0.0, s=0.0, t=1, lr=0.75, beta1=0.5, eps=1.0)[0]
+    0.5
+    """
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    v_bar = beta1 * v / (1 - beta1 ** (t + 1))
+    v_bar = v_bar + (1 - beta1) * g / (1 - beta1**t)
+    s_hat = s / (1 - beta2**t)
+    p = p - lr * v_bar / (sqrt(s_hat) + eps)
+    return p, v, s
+
+
+def adabelief(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-16):
+    r"""AdaBelief: Adam whose second moment is that of what the first did not foresee.
+
+    $$s_t = \beta_2 s_{t-1} + (1 - \beta_2) (g_t - v_t)^2 + \epsilon,$$
+
+    and all else as in `adam`: `eps` adds up in `s`. Source: Zhuang and others, *AdaBelief Optimizer*, 2020.
+
+    >>> adabelief(p=1.0, g=4.0, v=0.0, s=0.0, t=1, lr=0.5, beta1=0.5, beta2=0.5, eps=1.0)[1:]
+    (2.0, 3.0)
+    """
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g - v) + eps
+    v_hat = v / (1 - beta1**t)
+    s_hat = s / (1 - beta2**t)
+    p = p - lr * v_hat / (sqrt(s_hat) + eps)
+    return p, v, s
+
+
+def lion(p, g, v, t, lr, beta1=0.9, beta2=0.99, weight_decay=0.0):
+    r"""Lion: steps of one length, in the direction of the sign of the average.
+
+    $$
+    p_t = p_{t-1} - \eta \left(\mathrm{sign}(\beta_1 v_{t-1} + (1 - \beta_1) g_t) + \lambda p_{t-1}\right), \qquad
+    v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t.
+    $$
+
+    Source: Chen and others, *Symbolic Discovery of Optimization Algorithms*, 2023.
+
+    >>> lion(p=1.0, g=-4.0, v=0.0, t=1, lr=0.5, beta2=0.5)
+    (1.5, -2.0)
+    """
+    c = sign(beta1 * v + (1 - beta1) * g)
+    p = p - lr * (c + weight_decay * p)
+    v = beta2 * v + (1 - beta2) * g
+    return p, v
+
+
+# Dialects: what a library computes where it is not one of the above with other constants or another start. Which
+# library it is stands in `dialects.py`.
+
+
+def adam_hat(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-7, weight_decay=0.0):
+    """Adam and AdamW with the "epsilon hat" of Kingma and Ba: `eps` is added before the bias is corrected."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    p = p - lr * weight_decay * p
+    root = sqrt(1 - beta2**t)
+    v_hat = v / (1 - beta1**t)
+    p = p - lr * root * v_hat / (sqrt(s) + eps)
+    return p, v, s
+
+
+def yogi_hat(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
+    """Yogi with `eps` added before the bias is corrected."""
+    v = beta1 * v + (1 - beta1) * g
+    s = s + (1 - beta2) * sign(square(g) - s) * square(g)
+    root = sqrt(1 - beta2**t)
+    v_hat = v / (1 - beta1**t)
+    p = p - lr * root * v_hat / (sqrt(s) + eps)
+    return p, v, s
+
+
+def yogi_uncorrected(p, g, v, s, t, lr, beta1=0.9, beta2=0.999, eps=1e-3):
+    """Yogi as in its paper, algorithm 2: no bias is corrected."""
+    v = beta1 * v + (1 - beta1) * g
+    s = s + (1 - beta2) * sign(square(g) - s) * square(g)
+    p = p - lr * v / (sqrt(s) + eps)
+    return p, v, s
+
+
+def amsgrad_hat(p, g, v, s, x, t, lr, beta1=0.9, beta2=0.999, eps=1e-7):
+    """AMSGrad with `eps` added before the bias is corrected."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    x = maximum(x, s)
+    root = sqrt(1 - beta2**t)
+    v_hat = v / (1 - beta1**t)
+    p = p - lr * root * v_hat / (sqrt(x) + eps)
+    return p, v, s, x
+
+
+def amsgrad_corrected(p, g, v, s, x_hat, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    """AMSGrad with the largest of the second moments whose bias is corrected."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    x_hat = maximum(x_hat, s / (1 - beta2**t))
+    p = p - lr * (v / (1 - beta1**t)) / (sqrt(x_hat) + eps)
+    return p, v, s, x_hat
+
+
+def amsgrad_uncorrected(p, g, v, s, x, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
+    """AMSGrad as in its paper, algorithm 2: no bias is corrected. The paper has no `eps`."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    x = maximum(x, s)
+    p = p - lr * v / (sqrt(x) + eps)
+    return p, v, s, x
+
+
+def adamax_outside(p, g, v, u, t, lr, beta1=0.9, beta2=0.999, eps=1e-7):
+    """Adamax with `eps` outside of the maximum."""
+    v = beta1 * v + (1 - beta1) * g
+    u = maximum(beta2 * u, abs(g))
+    p = p - lr / (1 - beta1**t) * v / (u + eps)
+    return p, v, u
+
+
+def nadam_scheduled(p, g, v, s, w, t, lr, beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=0.004):
+    """NAdam as in its paper: the momentum rises to `beta1`. `w` is 1 less the product of the momenta so far."""
+    v = beta1 * v + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * square(g)
+    decay = 0.96**momentum_decay
+    mu = beta1 * (1 - 0.5 * decay**t)
+    next_mu = beta1 * (1 - 0.5 * decay ** (t + 1))
+    w = 1 - mu * (1 - w)
+    v_bar = next_mu * v / (1 - next_mu * (1 - w)) + (1 - mu) * g / w
+    p = p - lr * v_bar / (sqrt(s / (1 - beta2**t)) + eps)
+    return p, v, s, w
+
+
+def sgd_velocity(p, g, velocity, t, lr, momentum):
+    """SGD with momentum, the rate in the sum: one that changes has no part in earlier gradients."""
+    velocity = momentum * velocity - lr * g
+    p = p + velocity
+    return p, velocity
+
+
+def adagrad_outside(p, g, s, t, lr, eps=1e-10):
+    """Adagrad with `eps` outside of the root."""
+    s = s + square(g)
+    p = p - lr * g / (sqrt(s) + eps)
+    return p, s
+
+
+def rmsprop_outside(p, g, s, t, lr, gamma=0.99, eps=1e-8):
+    """RMSProp with `eps` outside of the root."""
+    s = gamma * s + (1 - gamma) * square(g)
+    p = p - lr * g / (sqrt(s) + eps)
+    return p, s
+
+
+def adadelta_scaled(p, g, s, delta, t, lr, rho=0.9, eps=1e-6):
+    """Adadelta with a learning rate, which scales the step but not its average."""
+    s = rho * s + (1 - rho) * square(g)
+    d = sqrt(delta + eps) / sqrt(s + eps) * g
+    p = p - lr * d
+    delta = rho * delta + (1 - rho) * square(d)
+    return p, s, delta
+
+
 def conditioned(p, g, scale=None, l2=None, clip=None, decay=None):
     """What the options of an optimizer make of a parameter and its gradient, before the rule sees them."""
     if scale is not None:
@@ -188,12 +416,18 @@ def conditioned(p, g, scale=None, l2=None, clip=None, decay=None):
 
 OPTIONS = ("scale", "l2", "clip", "decay")
 
-#: The chapter's own two, and the others of the book.
+#: The chapter's own two, the optimizers of the book, and all rules by their names.
 SECTION = {"adam": adam, "yogi": yogi}
-RULES = SECTION | {
+BOOK = SECTION | {
     "sgd": sgd,
     "sgd_momentum": sgd_momentum,
     "adagrad": adagrad,
     "rmsprop": rmsprop,
     "adadelta": adadelta,
 }
+_FAMILY = adamw, amsgrad, adamax, nadam, adabelief, lion
+_DIALECTS = (
+    *(adam_hat, yogi_hat, yogi_uncorrected, amsgrad_hat, amsgrad_corrected, amsgrad_uncorrected, adamax_outside),
+    *(nadam_scheduled, sgd_velocity, adagrad_outside, rmsprop_outside, adadelta_scaled),
+)
+RULES = BOOK | {rule.__name__: rule for rule in (*_FAMILY, *_DIALECTS)}

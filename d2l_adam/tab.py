@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from d2l_adam import checkpoint, contract, imports
+from d2l_adam import checkpoint, contract, dialects, imports
 from d2l_adam.fused.memory import Memory, Refusal
 from d2l_adam.interrupt import deferred
 from d2l_adam.rule import Rule
@@ -61,6 +61,13 @@ class Tab:
     def zeros_like(self, p):
         """A state array for a parameter: of its shape and device, in float32 for half precision."""
         raise NotImplementedError
+
+    def start(self, p, value: float):
+        """A state array for a parameter, each element of it `value`."""
+        x = self.zeros_like(p)
+        if value:
+            self.write([x], [x + value])
+        return x
 
     def untracked(self) -> contextlib.AbstractContextManager:
         """A context for what a step does with the framework's operations: autograd does not see it."""
@@ -149,24 +156,32 @@ class Tab:
         one_step.__module__, one_step.__name__, one_step.__qualname__ = f"d2l_adam.{self.module}", rule.name, rule.name
         return document(one_step, rule, _described(rule))
 
-    def optimizer(self, rule: Any) -> type:
-        """Return any rule as a class of the framework's own optimizers."""
+    def optimizer(self, rule: Any, initial: Mapping[str, float] | None = None) -> type:
+        """Return any rule as a class of the framework's own optimizers; `initial` is as in `init_states`."""
         raise TypeError(f"{self.name} has no optimizers of its own; use step(rule)")
+
+    def like(self, name: str) -> type:
+        """Return a class of this framework's optimizers that makes the steps of another library's, with its defaults.
+
+        `name` is that one's import path, such as "keras.optimizers.Adam"; `python -m d2l_adam dialects` prints all.
+        Raises ValueError for an unknown name, and lists those near it.
+        """
+        return self.optimizer(dialects.find(name).rule)
 
     def carried(self, params: list, optimizer: Any) -> checkpoint.Carried:
         """What of a native optimizer goes into a file."""
         raise TypeError(f"{self.name}: states is {type(optimizer)}; give a list, with the state of each parameter")
 
-    def init_states(self, rule: Any, params: Any) -> Any:
-        """Return the state of any rule, zeros, in the book's shape: None, a bare array or a tuple for each parameter.
+    def init_states(self, rule: Any, params: Any, initial: Mapping[str, float] | None = None) -> Any:
+        """Return the state of any rule in the book's shape: None, a bare array or a tuple for each parameter.
 
         They have the shape, dtype and device of the parameter (float32 for float16 and bfloat16). For a rule without
-        state, None.
+        state, None. `initial` says where they start, by their names in the rule, such as `{"s": 1e-6}`; default: 0.
         """
-        rule, states = Rule(rule), []
+        rule, states = Rule(rule, initial), []
         for i, p in enumerate(contract.listed(self, "params", params)):
             contract.parameter(self, i, p)
-            states.append(rule.book_shape(tuple(self.zeros_like(p) for _ in rule.state)))
+            states.append(rule.book_shape(tuple(self.start(p, rule.initial[name]) for name in rule.state)))
         return states if rule.state else None
 
     def init_adam_states(self, feature_dim, dtype=None):

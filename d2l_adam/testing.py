@@ -8,16 +8,14 @@ gradients of order 1, 1e-4, 1e-8 and 1e3, zeros and sparse ones, for 300 steps, 
 `tab` is a fixture: a test that takes it runs once for each framework that is here, with the tab's module.
 """
 
-import ast
 import functools
 import inspect
-import textwrap
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from d2l_adam import protocol, spec
-from d2l_adam.check import Finding, definitions, drift, drive, mutants
+from d2l_adam import dialects, protocol, spec
+from d2l_adam.check import Finding, drift, drive, identify, mutants
 from d2l_adam.check.report import told
 from d2l_adam.check.tree import Tree
 
@@ -63,7 +61,7 @@ def assert_tabs_agree(
     name = _code(next(iter(trainers.values()))).__name__
     tree = Tree(rule or (name if name in spec.RULES else "adam"))
     paths = {tab: _path(protocol.load(tab), trainer, inits.get(tab), tree, runs) for tab, trainer in trainers.items()}
-    numbers = {tab: _numbers(trainer) for tab, trainer in trainers.items()}
+    numbers = {tab: identify.numbers(_code(trainer)) for tab, trainer in trainers.items()}
     verdict = drift.judge(*((tree.rule.name, paths, runs, numbers, [rule]) if rule else (name, paths, runs, numbers)))
     if verdict.odd:
         _fail(finding for finding in told(verdict) if finding.kind == "drift")
@@ -76,17 +74,21 @@ def assert_matches_spec(
     init: Init | None = None,
     hyperparams: dict[str, Any] | None = None,
 ) -> None:
-    """Assert that a function of one tab takes the path of a rule, computed in float64.
+    """Assert that a function of one tab, or a native optimizer, takes the path of a rule, computed in float64.
 
-    `rule` is a name of `d2l_adam.spec.RULES` (adam, yogi, sgd, sgd_momentum, adagrad, rmsprop, adadelta), or a rule of
+    `trainer` may be a class of optimizers of PyTorch, Keras or MXNet, a function that makes one of optax's, or a
+    `functools.partial` of these; `hyperparams` are then what it is made with. `rule` is a name of `d2l_adam.spec.RULES`
+    (adam, yogi, sgd, sgd_momentum, adagrad, rmsprop, adadelta ...), one that `d2l-adam dialects` prints, or a rule of
     your own, `rule(p, g, *state, t, *constants)` with any number of states: assignments of arithmetic, `sqrt`,
     `square`, `sign`, `maximum` and `abs`, and `return p, *state`, written out. The rest is as in `assert_tabs_agree`.
 
     >>> from d2l_adam import torch
     >>> assert_matches_spec(torch, torch.adam, "adam")
+    >>> assert_matches_spec(torch, torch.Adam, "adam", hyperparams={"lr": 0.1, "eps": 1e-3})
+    >>> assert_matches_spec(torch, torch.like("keras.optimizers.Adam"), "keras.optimizers.Adam")
     """
     tab = protocol.load(tab) if isinstance(tab, str) else tab
-    tree = Tree(rule)
+    tree = Tree(dialects.find(rule).rule if isinstance(rule, str) and rule not in spec.RULES else rule)
     usual = {name: value for name, value in _USUAL.items() if name in tree.rule.numbers}
     runs = drive.settings([*(hyperparams or usual)], hyperparams or usual)
     if not tree.takes(runs[0]):
@@ -96,7 +98,7 @@ def assert_matches_spec(
     path = _path(tab, trainer, init, tree, runs)
     far = drift.distance(right, path)
     if not far.agree:
-        search = mutants.explain(tree, runs, path.fits, _numbers(trainer))
+        search = mutants.explain(tree, runs, path.fits, identify.numbers(_code(trainer)))
         message = f"differs from {tree.rule.name} of the spec {far}"
         _fail([Finding("drift", "", None, "", tab.TAB.name, message, *search)])
 
@@ -105,6 +107,12 @@ _USUAL = {"lr": 0.01, "t": 1}
 
 
 def _path(tab, trainer, init, tree, runs):
+    if identify.framework(trainer):
+        names = [name for name in runs[0] if name != "t"]
+        native, trainer, init, passed = identify.as_function(trainer, names)
+        if native is not tab and native.TAB.name != "numpy":
+            raise TypeError(f"{tab.TAB.name}: it is an optimizer of {native.TAB.name}; give that tab")
+        return drift.Path(drive.drive(native, trainer, init, runs, passed)[0])
     try:
         args = list(inspect.signature(trainer).parameters.values())
     except (TypeError, ValueError):  # it cannot be called, or does not tell how
@@ -124,13 +132,6 @@ def _code(trainer):
     while isinstance(trainer, functools.partial):
         trainer = trainer.func
     return trainer if hasattr(trainer, "__name__") else type(trainer)
-
-
-def _numbers(trainer):
-    try:
-        return definitions.numbers(ast.parse(textwrap.dedent(inspect.getsource(_code(trainer)))))
-    except (OSError, TypeError, SyntaxError):
-        return ()
 
 
 def _fail(findings):

@@ -25,7 +25,7 @@ OF_ONE = {
     "pytorch": ["tests/test_dtensor.py", "tests/test_gpu.py", "tests/test_torch_optim.py", "d2l_adam/torch"],
     "tensorflow": ["tests/test_keras.py", "d2l_adam/tensorflow"],
 }
-OF_ALL = [f"tests/test_{name}.py" for name in ("chapter", "check", "d2l", "platforms", "readme")]
+OF_ALL = [f"tests/test_{name}.py" for name in ("chapter", "check", "check_notebooks", "d2l", "platforms", "readme")]
 
 OF_NOTEBOOKS = ["test_notebooks.py", "test_page.py"]
 

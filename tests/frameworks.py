@@ -107,9 +107,24 @@ class Native:
     """A native optimizer of one tab on parameters made from NumPy arrays, stepped by gradients that are given."""
 
     def __init__(
-        self, tab, rule, params, dtype="float64", lr=0.01, betas=None, eps=None, graph=None, constants=None, **options
+        self,
+        tab,
+        rule,
+        params,
+        dtype="float64",
+        lr=0.01,
+        betas=None,
+        eps=None,
+        graph=None,
+        constants=None,
+        initial=None,
+        like=False,
+        **options,
     ):
-        """`constants` are those of any rule, by their names in it; then the class is what `tab.optimizer` makes."""
+        """`constants` are those of any rule, by their names in it; then the class is what `tab.optimizer` makes.
+
+        Or, with `like`, it is like the optimizer called `rule`.
+        """
         self.tab, self.module, self.graph = tab, protocol.load(tab), graph
         self.dtype = dtype_of(dtype)
         beta1, beta2 = betas or (0.9, 0.999)
@@ -122,9 +137,10 @@ class Native:
         if constants is None:
             make = getattr(self.module, rule.capitalize())
         else:
-            make = self.module.optimizer(rule)
+            make = self.module.like(rule) if like else self.module.optimizer(rule, initial=initial)
             options = {name: value for name, value in constants.items() if name not in ("lr", "t")}
-            options["lr" if tab == "pytorch" else "learning_rate"] = constants["lr"]
+            if "lr" in constants:
+                options["lr" if tab == "pytorch" else "learning_rate"] = constants["lr"]
         params = [np.asarray(p).astype(self.dtype) for p in params]
         if tab == "pytorch":
             torch = self.module.torch

@@ -100,6 +100,55 @@ def _adamax(p, g, state, t, c):
     return p - c["lr"] * v / u / (1 - 0.9**t), v, u
 
 
+def _of_adam(p, state, t, step, c, hat=False, corrected=True):
+    """The step of Adam from new averages, the last of `state` under the root."""
+    root, correction = sqrt(state[-1]), sqrt(1 - c.get("beta2", 0.999) ** t)
+    below = root + c["eps"] if hat else root / correction + c["eps"]
+    if not corrected:
+        return p - c["lr"] * step / (root + c["eps"]), *state
+    return p - c["lr"] * (step / (1 - 0.9**t)) / (below / correction if hat else below), *state
+
+
+def _with(first, second, **options):
+    """Adam of these two averages: each is made from the old one, the gradient and the new first."""
+
+    def apart(p, g, state, t, c):
+        v = first(state[0], g)
+        s = second(state[1], g, v)
+        state = (v, s, max(state[2], s)) if len(state) > 2 else (v, s)
+        return _of_adam(p, state, t, v, {"eps": 1e-8} | c, **options)
+
+    return apart
+
+
+def _average(v, g):
+    return g + 0.9 * (v - g)
+
+
+def _of_squares(s, g, v):
+    return g * g + 0.999 * (s - g * g)
+
+
+def _of_yogi(s, g, v):
+    return s + 0.001 * _sign(g * g - s) * g * g
+
+
+def _adamw(p, g, state, t, c):
+    new, *state = _with(_average, _of_squares)(p, g, state, t, c)
+    return new - p * c["lr"] * c.get("weight_decay", 0.01), *state
+
+
+def _nadam(p, g, state, t, c):
+    v, s = _average(state[0], g), _of_squares(state[1], g, 0)
+    ahead = 0.9 * v / (1 - 0.9 ** (t + 1)) * (1 - 0.9**t) + 0.1 * g
+    return _of_adam(p, (v, s), t, ahead, {"eps": 1e-8} | c)
+
+
+def _decayed_lion(p, g, state, t, c):
+    new, v = _lion(p, g, state, t, c)
+    return new - p * c["lr"] * c["weight_decay"], v
+
+
 def _clamped(p, g, state, t, c):
     s = max(0.5 * state[0] + abs(g), 0.25)
     return p - 2 * c["lr"] * g / s, s
@@ -130,6 +179,25 @@ TABLE = {
     "lion": Row(lion, {"lr": 0.01}, _lion, 1),
     "amsgrad": Row(amsgrad, {"lr": 0.1, "t": 1}, _amsgrad, 3),
     "adamax": Row(adamax, {"lr": 0.1, "t": 1}, _adamax, 2),
+    "spec adamw": Row("adamw", {"lr": 0.1, "t": 1}, _adamw, 2),
+    "spec amsgrad": Row("amsgrad", {"lr": 0.1, "t": 1}, _amsgrad, 3),
+    "spec adamax": Row("adamax", {"lr": 0.1, "t": 1}, _adamax, 2),
+    "spec nadam": Row("nadam", {"lr": 0.1, "t": 1}, _nadam, 2),
+    "spec adabelief": Row(
+        "adabelief",
+        {"lr": 0.1, "t": 1, "eps": 1e-8},
+        _with(_average, lambda s, g, v: 0.999 * s + 0.001 * (g - v) ** 2 + 1e-8),
+        2,
+    ),
+    "spec lion": Row("lion", {"lr": 0.01, "weight_decay": 0.5}, _decayed_lion, 1),
+    "adam_hat": Row("adam_hat", {"lr": 0.1, "t": 1, "eps": 1e-3}, _with(_average, _of_squares, hat=True), 2),
+    "yogi_hat": Row("yogi_hat", {"lr": 0.1, "t": 1, "eps": 1e-3}, _with(_average, _of_yogi, hat=True), 2),
+    "yogi_uncorrected": Row(
+        "yogi_uncorrected", {"lr": 0.1, "t": 1, "eps": 1e-3}, _with(_average, _of_yogi, corrected=False), 2
+    ),
+    "amsgrad_uncorrected": Row(
+        "amsgrad_uncorrected", {"lr": 0.1, "t": 1}, _with(_average, _of_squares, corrected=False), 3
+    ),
     "clamped": Row(clamped, {"lr": 0.1}, _clamped, 1),
     "heavy_ball": Row(heavy_ball, {"lr": 0.1}, lambda p, g, state, t, c: (p - c["lr"] * g + (p - state[0]) / 2, p), 1),
     "last_gradient": Row(
@@ -138,9 +206,9 @@ TABLE = {
 }
 
 
-def trajectory(row, start, grads):
+def trajectory(row, start, grads, initial=None):
     """Parameter and state after each step, in float64: shape (steps, 1 + states, *start.shape)."""
-    elements = [(x, *[0.0] * row.states) for x in np.ravel(start).astype(float).tolist()]
+    elements = [(x, *(initial or [0.0] * row.states)) for x in np.ravel(start).astype(float).tolist()]
     out = []
     for t, grad in enumerate(grads, row.hyperparams.get("t", 1)):
         for i, g in enumerate(np.ravel(grad).astype(float).tolist()):

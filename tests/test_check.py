@@ -413,7 +413,6 @@ def test_a_file_without_optimizers_is_no_agreement(text, tmp_path):
 
 PLAIN = "# Adam\n\n```{}\ndef adam(params, states, hyperparams): pass\n```\n"
 UNREAD = {
-    "notes.ipynb": ("{}", None, "it is a file .ipynb"),
     "adam.py": ("def adam(params, states, hyperparams): pass", None, "it is a file .py"),
     "adam": ("", None, "it is a file without suffix"),
     "folder.md": (None, None, "it is a folder"),
@@ -670,7 +669,7 @@ def test_a_rule_as_a_tree_is_the_rule(rule):
     def step(run, t, p, g, *state):
         return function(p, g, *state, **run | {"t": t})
 
-    own = drive.follow(step, len(tree.rule.state), runs)
+    own = drive.follow(step, tree.rule.initial.values(), runs)
     assert all(np.array_equal(x, y) for x, y in zip(own, tree.follow(runs), strict=True))
 
 

@@ -401,12 +401,25 @@ def test_options_that_make_no_sense_are_refused(options):
         Adam(**options)
 
 
-def test_amsgrad_is_refused_and_may_be_false():
+def test_amsgrad_may_be_false_and_yogi_refuses_it():
     assert "amsgrad" not in Adam.from_config(keras.optimizers.Adam(amsgrad=False).get_config()).get_config()
     Yogi(amsgrad=False)
-    for cls in (Adam, Yogi):
-        with pytest.raises(ValueError, match="tensorflow: amsgrad=True is another rule than this; leave it out"):
-            cls(amsgrad=True)
+    with pytest.raises(ValueError, match="tensorflow: amsgrad=True is another rule than this; leave it out"):
+        Yogi(amsgrad=True)
+
+
+def test_amsgrad_is_keras_s():
+    config = keras.optimizers.Adam(amsgrad=True, beta_1=0.875, beta_2=0.9375, learning_rate=0.25).get_config()
+    results = []
+    for optimizer in (Adam.from_config(config), keras.optimizers.Adam.from_config(config)):
+        variable = tf.Variable([1.0, -2.0, 0.5], dtype="float64")
+        for step in range(20):
+            optimizer.apply([tf.constant([0.5**step, -1.0, 0.0], tf.float64)], [variable])
+        results.append(variable.numpy())
+        assert optimizer.get_config()["amsgrad"]
+    np.testing.assert_allclose(*results, rtol=1e-9)
+    assert Adam.from_config(config).rule.name == "amsgrad_hat"
+    assert Adam().rule.name == "adam"
 
 
 def test_another_backend_of_keras_is_named():

@@ -94,7 +94,7 @@ def test_rendered_code_makes_the_steps_of_a_loop_over_numbers(tab, rule):
     grads[1] = 0
     problem = Problem(tab, [np.ones((2, 2)), np.zeros(2)])
     states = [tuple(problem.state(np.shape(p), "float64") for _ in known.state) for p in ([[1.0] * 2] * 2, [0.0] * 2)]
-    given = {name: x for name, x in HYPERPARAMS.items() if name in known.constants}
+    given = {x: HYPERPARAMS[x] for x, y in known.constants.items() if y.default is None or x == "lr"}
     problem.hyperparams = given | ({"t": 1} if known.reads_t else {})
     rows = [(x, *[0.0] * len(known.state)) for x in (1.0, 1.0, 1.0, 1.0, 0.0, 0.0)]
     for t, g in enumerate(grads, 1):
@@ -289,7 +289,7 @@ def test_a_rule_without_source_is_refused():
     ("tab", "name", "words"),
     [
         ("jax", "adam", "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy, javascript, all"),
-        ("pytorch", "lion", "unknown name 'lion' in tab pytorch; known: init_adam_states, init_momentum_states, "),
+        ("pytorch", "lyon", "unknown name 'lyon' in tab pytorch; known: init_adam_states, init_momentum_states, "),
         ("all", "init_adam_states", "unknown name 'init_adam_states' in tab all; known: adam, yogi, sgd, "),
     ],
 )

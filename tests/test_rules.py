@@ -117,7 +117,8 @@ def test_gluon_knows_a_rule_by_its_name_and_keeps_its_own():
     own = tab.mxnet.optimizer.Optimizer.opt_registry["sgd"]
     cls = tab.optimizer("sgd")
     assert tab.mxnet.optimizer.create("d2l_sgd", learning_rate=0.1).__class__ is cls
-    assert tab.mxnet.optimizer.create("lion", learning_rate=0.1).__class__ is tab.optimizer(lion)
+    cls = tab.optimizer(lion)
+    assert tab.mxnet.optimizer.create("lion", learning_rate=0.1).__class__ is cls
     assert tab.mxnet.optimizer.Optimizer.opt_registry["sgd"] is own
     tab.optimizer("yogi")
     assert type(tab.mxnet.optimizer.create("yogi")) is tab.Yogi

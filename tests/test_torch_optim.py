@@ -222,12 +222,37 @@ def test_torch_s_adam_and_ours_load_each_other_s_state(first, second):
     assert_equal(run(other, 5, first=5), expected, 1e-15)
 
 
-def test_a_state_with_amsgrad_is_refused():
-    optimizer = Adam(parameters(), **TWIN)
-    before = copy.deepcopy(optimizer.state_dict())
+def test_a_state_with_another_amsgrad_is_refused():
+    for amsgrad in (False, True):
+        optimizer = Adam(parameters(), **TWIN, amsgrad=not amsgrad)
+        before = copy.deepcopy(optimizer.state_dict())
+        with pytest.raises(ValueError, match=f"pytorch: amsgrad={amsgrad} is another rule than this; make the optimi"):
+            optimizer.load_state_dict(torch.optim.Adam(parameters(), amsgrad=amsgrad).state_dict())
+        assert optimizer.state_dict() == before
+        with pytest.raises(ValueError, match=f"pytorch: amsgrad={amsgrad} is another rule"):
+            optimizer.add_param_group({"params": parameters(), "amsgrad": amsgrad})
     with pytest.raises(ValueError, match="pytorch: amsgrad=True is another rule than this; leave it out"):
-        optimizer.load_state_dict(torch.optim.Adam(parameters(), amsgrad=True).state_dict())
-    assert optimizer.state_dict() == before
+        Yogi(parameters(), amsgrad=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_amsgrad_is_torch_s_and_their_states_are_each_other_s(fused):
+    ours, theirs = (cls(parameters(), **TWIN, amsgrad=True) for cls in (Adam, torch.optim.Adam))
+    ours.param_groups[0]["fused"] = fused
+    assert_equal(run(ours, 20), run(theirs, 20), 1e-15)
+    assert ours.state_dict()["state"][0].keys() == theirs.state_dict()["state"][0].keys()
+    twin = pickle.loads(pickle.dumps(ours))
+    assert twin.rule.name == "amsgrad"
+    assert Adam(parameters()).rule.name == "adam"
+    here, there = (cls(parameters(), **TWIN, amsgrad=True) for cls in (Adam, torch.optim.Adam))
+    for other, optimizer in ((here, theirs), (there, ours)):
+        for p, done in zip(other.param_groups[0]["params"], optimizer.param_groups[0]["params"], strict=True):
+            p.data.copy_(done)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    there.param_groups[0]["fused"] = None
+    expected = run(torch.optim.Adam(parameters(), **TWIN, amsgrad=True), 40)
+    for optimizer in (here, there, twin, ours):
+        assert_equal(run(optimizer, 20, first=20), expected, 1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -533,7 +558,6 @@ def test_options_that_change_nothing_are_taken_as_torch_s_adam_takes_them(foreac
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"amsgrad": True}, "amsgrad=True is another rule than this; leave it out"),
         ({"capturable": True}, "capturable=True is refused, as a CUDA graph would repeat"),
         ({"differentiable": True}, "differentiable=True is refused, as autograd does not see this step"),
         ({"eps": 0}, "'eps' is 0; it is more than 0, as a zero gradient would give 0/0"),

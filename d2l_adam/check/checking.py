@@ -3,13 +3,13 @@
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from d2l_adam import TABS
-from d2l_adam.check import definitions, drift, drive, markdown, sandbox
+from d2l_adam.check import definitions, drift, drive, markdown, notebooks, sandbox
 from d2l_adam.check.report import Finding, Optimizer, Report, listed, told
 
 
@@ -21,33 +21,41 @@ def check(
     memory: float = 2.0,
     confine: str = "auto",
     started: Callable[[int], Callable[[], Any]] = lambda number: lambda: None,
+    of_tabs: Mapping[str, Path] | None = None,
+    plain: bool = False,
 ) -> Report:
     """Check sections of a d2l-style book, which runs their code, in a process for each file and tab.
 
     `default_tab` is that of cells without one; left out, the one of the book's `config.ini`, else mxnet. `tabs` limits
     the check to some. `timeout` is in seconds for an optimizer in a tab, `memory` in GiB beside the framework.
     `confine` is "auto" for bubblewrap where it works, "off", or "required", which raises ValueError where it does not.
-    `started(number)` is called with the number of drives; what it returns, after each.
+    `started(number)` is called with the number of drives; what it returns, after each. `of_tabs` are notebooks of one
+    section, by tab; of others, the path says the tab. `plain` says whether any fence of Python in Markdown is a cell.
     """
     wanted, confinement = tuple(tabs), () if confine == "off" else sandbox.bubblewrap()
     if confine == "required" and not confinement:
         raise ValueError(f"nothing was run, as the code cannot be confined here; {sandbox.CURE}")
-    report = Report([str(file) for file in dict.fromkeys(map(Path, files))])
+    grouped = notebooks.sections(dict.fromkeys(map(Path, files)))
+    if of_tabs:
+        grouped[str(next(iter(of_tabs.values())))] = {**of_tabs}
+    report = Report([str(file) for section in grouped.values() for file in section.values()])
 
     def unchecked(file, line, tab, cause, how="could not be checked"):
-        report.findings.append(Finding("unchecked", file, line, "", tab, f"{how}: {cause}"))
+        report.findings.append(Finding("unchecked", str(file), line, "", tab, f"{how}: {cause}").in_cell())
 
     sections = {}
-    for file in report.files:
-        try:
-            default = default_tab or markdown.default_tab(Path(file)) or "mxnet"
-            sections[file] = section = definitions.read(Path(file), default)
-        except Exception as error:  # whatever is wrong with a file, the others are checked
-            unchecked(file, None, "", _why(error), "could not be read")
-            continue
-        for line, tab, cause in section.unreadable:
-            if not wanted or not tab or tab in wanted:
-                unchecked(file, line, tab, cause)
+    for name, files_of in grouped.items():
+        sections[name] = section = definitions.Section({}, {}, [])
+        for of_tab, path in files_of.items():
+            try:
+                part = definitions.read(path, of_tab or default_tab, plain)
+            except Exception as error:  # whatever is wrong with a file, the others are checked
+                unchecked(path, None, of_tab, _why(error), "could not be read")
+                continue
+            section.add(part, path)
+            for line, tab, cause in part.unreadable:
+                if not wanted or not tab or tab in wanted:
+                    unchecked(path, line, tab, cause)
     optimizers = [x for file, section in sections.items() for x in _optimizers(file, section, wanted)]
     jobs: dict[tuple[str, str], list[Optimizer]] = {}
     for x in optimizers:
@@ -59,14 +67,14 @@ def check(
             cause = f"it {how}; write it as def {x.name}(params, states, hyperparams)"
             report.findings.append(x.finding("unchecked", tab, f"could not be checked: {cause}"))
     for file, tab in [key for key in jobs if key[1] not in TABS]:
-        number = len(jobs.pop((file, tab)))
-        unchecked(file, None, tab, f"{number} optimizers; {listed(TABS)} can be (see --tab)")
+        drives = jobs.pop((file, tab))
+        unchecked(drives[0].files[tab], None, tab, f"{len(drives)} optimizers; {listed(TABS)} can be (see --tab)")
     _drive(jobs, timeout, int(memory * 2**30), confinement, started)
     if jobs and not confinement:
         report.findings.append(Finding("note", message=sandbox.UNCONFINED))
-    for (file, tab), drives in jobs.items():
+    for (_, tab), drives in jobs.items():
         for cause in dict.fromkeys(x.answers[tab]["error"] for x in drives if x.answers[tab].get("unusable")):
-            unchecked(file, None, tab, cause)
+            unchecked(drives[0].files[tab], None, tab, cause)
     for x in optimizers:
         try:
             _compare(x, report)
@@ -90,7 +98,7 @@ def _optimizers(file, section, wanted):
                 values[key] = values[key] if values.get(key) is not None else value
         cells = {tab: x for tab, x in section.cells.items() if not wanted or tab in wanted}
         chosen = {tab: x for tab, x in in_tabs.items() if tab in cells}
-        yield Optimizer(file, name, chosen, cells, drive.settings([*values], values))
+        yield Optimizer(file, name, chosen, cells, section.files, drive.settings([*values], values))
 
 
 def _why(error):
@@ -106,8 +114,8 @@ def _drive(jobs, timeout, memory, confinement, started):
         file, tab = key
         given = {"file": file, "tab": tab, "cells": jobs[key][0].cells[tab], "timeout": timeout, "memory": memory}
         given["jobs"] = [
-            {"name": x.name, "runs": x.runs, "init": x.definitions[tab].init, "passed": x.definitions[tab].passed}
-            for x in jobs[key]
+            {"name": x.name, "runs": x.runs, "init": made.init, "passed": made.passed, "step": made.step}
+            for x, made in ((x, x.definitions[tab]) for x in jobs[key])
         ]
         try:
             return sandbox.run(given, confinement, done, stop)
@@ -135,10 +143,10 @@ def _compare(x, report):
         cause = "could not be compared: nearly all is NaN or infinite"
         report.findings += [x.finding("unchecked", tab, cause) for tab in paths]
     elif paths:
-        x.verdict = drift.judge(x.name, paths, x.runs, {tab: x.definitions[tab].numbers for tab in paths})
+        x.verdict = drift.judge(x.name.lower(), paths, x.runs, {tab: x.definitions[tab].numbers for tab in paths})
         report.compared.append(x)
-        for kind, *_, tab, message, causes, stopped in told(x.verdict):
-            report.findings.append(x.finding(kind, tab, message, causes, stopped))
+        for said in told(x.verdict):
+            report.findings.append(x.finding(said.kind, said.tab, said.message, said.causes, said.stopped))
         if len(x.definitions) == 1:
             report.findings.append(
                 x.finding("note", *x.definitions, "is in this tab only; there is no other to compare it with")

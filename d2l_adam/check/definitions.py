@@ -3,6 +3,9 @@
 init_..._states(feature_dim)                      optional: the states of a weight and of a bias
 sgd(params, states, hyperparams)                  the gradients are read from the parameters
 sgd(params, grads, states, hyperparams)           the gradients are passed (TensorFlow)
+
+Or a class, made with hyperparameters, and with `params` before them unless they are passed to what makes the step:
+step(), step(batch_size), step(params, grads), update(params, grads) or apply_gradients(grads_and_params).
 """
 
 import ast
@@ -17,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from d2l_adam import TABS
-from d2l_adam.check import markdown
+from d2l_adam.check import markdown, notebooks
 from d2l_adam.check.tree import OPERATIONS
 
 #: How many tabs and optimizers a file may have, and how many of its mistakes are told one by one.
 MOST_TABS, MOST_OPTIMIZERS, MOST_UNREADABLE = 16, 200, 20
 _MAGIC = re.compile(r"^([ \t]*)[%!?].*$", re.MULTILINE)
 _INIT = re.compile(r"init_\w*states$")
+#: What optimizers that are classes call the rules' constants.
+NAMES = {"learning_rate": "lr", "beta_1": "beta1", "beta_2": "beta2", "b1": "beta1", "b2": "beta2", "epsilon": "eps"}
 
 
 @dataclass
@@ -31,7 +36,8 @@ class Definition:
     """How one tab defines an optimizer: on which line, with which arguments that have to be given.
 
     `init` is the name of the function that makes its states, `init_args` what that calls its argument, `hyperparams`
-    those that it reads, each with a value that the section trains it with, or None, `numbers` those in its code.
+    those that it reads, each with a value that the section trains it with, or None, `numbers` those in its code. Of a
+    class, `step` has the name of the method, its number of arguments, and what its hyperparameters are called.
     """
 
     line: int
@@ -40,6 +46,7 @@ class Definition:
     init_args: tuple[str, ...] = ()
     hyperparams: dict[str, Any] = field(default_factory=dict)
     numbers: tuple[float, ...] = ()
+    step: tuple[str, int, dict[str, str]] | None = None
 
     @property
     def passed(self) -> bool | None:
@@ -52,12 +59,21 @@ class Section:
     """What a file has.
 
     `cells` are the first line and the source of the cells of each tab, `optimizers` their
-    definitions by name, then by tab, and `unreadable` the line, the tab and the cause of what cannot be read.
+    definitions by name, then by tab, and `unreadable` the line, the tab and the cause of what cannot be read. A section
+    of notebooks has several `files`, here by tab.
     """
 
     cells: dict[str, list[tuple[int, str]]]
     optimizers: dict[str, dict[str, Definition]]
     unreadable: list[tuple[int, str, str]]
+    files: dict[str, str] = field(default_factory=dict)
+
+    def add(self, part: "Section", file: Path) -> None:
+        """Add what a file has."""
+        self.cells |= part.cells
+        self.files |= dict.fromkeys(part.cells, str(file))
+        for name, in_tabs in part.optimizers.items():
+            self.optimizers[name] = self.optimizers.get(name, {}) | in_tabs
 
 
 def parse(source: str, line: int = 1) -> ast.Module:
@@ -115,18 +131,27 @@ def needed(statements: list[Statement], names: Iterable[str]) -> list[Statement]
     return [statements[i] for i in sorted(chosen)]
 
 
-def read(file: Path, default_tab: str = "mxnet") -> Section:
-    """Read a section and find the optimizers of each tab. Raises OSError or ValueError if it is no Markdown."""
+def read(file: Path, default_tab: str | None = None, plain: bool = False) -> Section:
+    """Read a section and find the optimizers of each tab. Raises OSError or ValueError if it cannot be read.
+
+    `default_tab` is that of cells without one; left out, of a notebook they are refused, of Markdown they are of the
+    first of the book's `config.ini`, else mxnet. `plain` says whether any fence of Python is a cell.
+    """
     if file.is_dir():
         raise ValueError(f"it is a folder; {markdown.READ}")
-    if file.suffix.lower() != ".md":
+    section = Section({}, {}, [])
+    if file.suffix.lower() == ".ipynb":
+        code = notebooks.read(file, default_tab or "")
+    elif file.suffix.lower() == ".md":
+        text = markdown.text_of(file)
+        unclosed, others = markdown.unread(text)
+        section.unreadable += [(line, "", "this fence is never closed") for line in unclosed]
+        default_tab = default_tab or markdown.default_tab(file) or "mxnet"
+        code = [cell for cell in markdown.read(text, default_tab, plain) if cell.kind == "code"]
+        for line, opened in others[:1] if not code else ():  # the first says it for all
+            section.unreadable.append((line, "", f"a fence {opened} is no cell; {markdown.READ}"))
+    else:
         raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {markdown.READ}")
-    text = markdown.text_of(file)
-    unclosed, others = markdown.unread(text)
-    section = Section({}, {}, [(line, "", "this fence is never closed") for line in unclosed])
-    code = [cell for cell in markdown.read(text, default_tab) if cell.kind == "code"]
-    for line, opened in others[:1] if not code else ():  # the first says it for all
-        section.unreadable.append((line, "", f"a fence {opened} is no cell; {markdown.READ}"))
     trees: dict[str, list[ast.Module]] = {}
     found: dict[str, list[Statement]] = {}
     tabs = dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code)
@@ -152,7 +177,12 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
         tab: {x.node.name: x.node for x in of_tab if isinstance(x.node, ast.FunctionDef)}
         for tab, of_tab in found.items()
     }
+    classes = {
+        tab: {x.node.name: made for x in of_tab if isinstance(x.node, ast.ClassDef) and (made := _class(x.node))}
+        for tab, of_tab in found.items()
+    }
     names = dict.fromkeys(name for in_tab in functions.values() for name, node in in_tab.items() if _is_optimizer(node))
+    names |= dict.fromkeys(name for in_tab in classes.values() for name in in_tab)
     if len(names) > MOST_OPTIMIZERS:
         raise ValueError(f"it has {len(names)} optimizers; {MOST_OPTIMIZERS} is the most that are read")
     section.optimizers = {name: {} for name in names}
@@ -162,6 +192,8 @@ def read(file: Path, default_tab: str = "mxnet") -> Section:
         for name, definitions in section.optimizers.items():
             if name in in_tab:
                 definitions[tab] = _definition(in_tab[name], in_tab, calls.get(name, ()))
+            elif name in classes[tab]:
+                definitions[tab] = classes[tab][name]
             elif name in lines:
                 definitions[tab] = Definition(lines[name], ())
     return section
@@ -176,6 +208,29 @@ def _args(node):
 def _is_optimizer(node):
     args = _args(node)
     return len(args) in (3, 4) and args[-2:] == ("states", "hyperparams") and not node.name.startswith("_")
+
+
+def _class(node):
+    """How a class is made and stepped as an optimizer, or None if it is none."""
+    methods = {x.name: x for x in node.body if isinstance(x, ast.FunctionDef)}
+    made = methods.get("__init__")
+    arguments = [x.arg for x in (*made.args.args, *made.args.kwonlyargs)][1:] if made else []
+    held = arguments[:1] in (["params"], ["parameters"])
+    for name in (x for x in ("step", "update", "apply_gradients") if x in methods):
+        takes = _args(methods[name])[1:]
+        passed = name == "apply_gradients" or [x[:4] for x in takes] == ["para", "grad"]
+        if passed != held and (passed or (name == "step" and len(takes) < 2)):
+            only = (
+                [x.arg for x, y in zip(made.args.kwonlyargs, made.args.kw_defaults, strict=True) if not y]
+                if made
+                else []
+            )
+            needed = (*_args(made), *only) if made else ()
+            names = {NAMES.get(x, x): x for x in arguments[held:] if x in needed or NAMES.get(x, x) == "lr"}
+            args = "params", *["grads"] * passed, "states", "hyperparams"
+            step = name, len(takes), names
+            return Definition(node.lineno, args, None, (), dict.fromkeys(names), numbers(node), step)
+    return None
 
 
 def _definition(node, functions, calls):

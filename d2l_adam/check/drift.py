@@ -54,9 +54,16 @@ def _limit(run):
 def _apart(x, y):
     """How far apart values are: infinitely if one is NaN and the other is not."""
     with numpy.errstate(invalid="ignore"):
-        apart = abs(x - y)
+        far = abs(x - y)
     same = (x == y) | (numpy.isnan(x) & numpy.isnan(y))
-    return numpy.where(same, 0.0, numpy.where(numpy.isnan(apart), numpy.inf, apart))
+    return numpy.where(same, 0.0, numpy.where(numpy.isnan(far), numpy.inf, far))
+
+
+def apart(one: Path, other: Path) -> float:
+    """How far apart two paths are, as a part of the way, on average; no element counts for more than 1."""
+    with numpy.errstate(invalid="ignore"):
+        parts = _apart(one.rows, other.rows) / numpy.maximum(one.limits, other.limits) * RELATIVE
+    return float(numpy.minimum(numpy.nan_to_num(parts, nan=0.0), 1).mean())
 
 
 class Distance(NamedTuple):
@@ -92,14 +99,14 @@ class Distance(NamedTuple):
 
 def distance(one: Path, other: Path) -> Distance:
     """Compare two paths of the same drive."""
-    apart, limits = _apart(one.rows, other.rows), numpy.maximum(one.limits, other.limits)
-    beyond, finite = apart > limits, numpy.isfinite(apart)
+    far, limits = _apart(one.rows, other.rows), numpy.maximum(one.limits, other.limits)
+    beyond, finite = far > limits, numpy.isfinite(far)
     elements = beyond.any(axis=0)
     with numpy.errstate(divide="ignore", invalid="ignore"):
-        ratios = numpy.where(apart > 0, apart / limits, 0)
+        ratios = numpy.where(far > 0, far / limits, 0)
     return Distance(
         float(ratios[finite].max(initial=0)),
-        float(apart[finite].max(initial=0)),
+        float(far[finite].max(initial=0)),
         min(drive.STEP[beyond.any(axis=1)].tolist(), default=None),
         tuple(drive.REGIMES[i] for i in numpy.unique(drive.REGIME[elements])),
         not finite.all(),

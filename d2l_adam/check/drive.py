@@ -6,7 +6,7 @@ path, an array with a row for the start of each run and for each of its steps.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -105,6 +105,48 @@ def drive(
     return numpy.array(path), list(notes)
 
 
+class Listed(list):
+    """Parameters, or gradients, for code that may take them for a dict, such as *Deep Learning from Scratch*'s."""
+
+    def keys(self):
+        """The numbers of the parameters."""
+        return range(len(self))
+
+    def values(self):
+        """The arrays."""
+        return self
+
+    def items(self):
+        """Numbers and arrays."""
+        return enumerate(self)
+
+
+def as_function(
+    tab: ModuleType, cls: Any, how: Sequence[Any], passed: bool
+) -> tuple[Callable[..., None], Callable[[int], list]]:
+    """Return a class of optimizers as the functions of d2l's convention: what makes a step, and what makes its states.
+
+    It is made with hyperparameters; if it is not `passed` the gradients, with the parameters before. `how` is the name
+    of the method that steps, its number of arguments, and the names of the hyperparameters by ours. What it puts in the
+    place of a parameter is written to that.
+    """
+    method, number, names = how
+
+    def step(params, *rest):
+        *grads, made, hyperparams = rest
+        given = {name: hyperparams[key] for key, name in names.items()}
+        if not made:
+            made.append(cls(**given) if passed else cls(params, **given))
+        taken = Listed(params)
+        both = [taken, Listed(*grads)] if passed else [1]
+        getattr(made[0], method)(*([zip(*reversed(both), strict=True)] if passed and number == 1 else both[:number]))
+        for p, x in zip(params, taken, strict=True):
+            if p is not x:
+                tab.TAB.write([p], [x])
+
+    return step, lambda features: []
+
+
 def split(row: numpy.ndarray) -> list[numpy.ndarray]:
     """Return the values of each parameter, in its shape."""
     parts = numpy.split(row, numpy.cumsum(_SIZES)[:-1])
@@ -112,11 +154,11 @@ def split(row: numpy.ndarray) -> list[numpy.ndarray]:
 
 
 def follow(
-    step: Callable[..., Any], number_of_states: int, runs: Sequence[dict[str, Any]], dtype: str = "float64"
+    step: Callable[..., Any], initial: Iterable[float], runs: Sequence[dict[str, Any]], dtype: str = "float64"
 ) -> Iterator[numpy.ndarray]:
-    """Make steps `step(run, t, p, g, *state)` on the same gradients, from zero states; yield each row of the path."""
+    """Make steps `step(run, t, p, g, *state)` on the same gradients, from `initial` states; yield each row of it."""
     for run, steps in zip(runs, STEPS, strict=True):
-        p, *state = start(dtype), *[numpy.zeros(len(REGIME), dtype)] * number_of_states
+        p, *state = start(dtype), *(numpy.full(len(REGIME), x, dtype) for x in initial)
         yield p
         with numpy.errstate(all="ignore"):
             for number, g in enumerate(gradients(dtype)[:steps]):

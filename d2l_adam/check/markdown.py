@@ -22,7 +22,7 @@ _FENCE = re.compile(r"(```+|~~~+)[ \t]*(.*)")
 #: A fence of Python that is no cell of d2lbook, as Markdown, MyST and Quarto write it.
 _PYTHON = re.compile(r"[{.]*(python|py|ipython|code-cell)\b", re.IGNORECASE)
 #: What is read: said where something else was given.
-READ = "check reads the ```{.python .input} cells of d2lbook's Markdown, .md files, and nothing else"
+READ = "check reads notebooks, .ipynb, and the ```{.python .input} cells of d2lbook's Markdown, .md; others by --plain"
 #: How many characters a file may have.
 MOST = 1 << 20
 _CODE_TAB = re.compile(r"(?:# *@tab|%%tab) +([\w, ]+)")
@@ -80,30 +80,33 @@ class Cell(NamedTuple):
         return self._replace(source="\n".join(text for _, text in kept), lines=tuple(number for number, _ in kept))
 
 
-def text_of(file: Path) -> str:
+def text_of(file: Path, most: int = MOST) -> str:
     """Return the text of a file. Raises OSError or ValueError if it cannot be read, or is too long."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise ValueError(f"{file} is no regular file")
     with file.open(encoding="utf-8-sig") as stream:
         try:
-            text = stream.read(MOST + 1)
+            text = stream.read(most + 1)
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is no text in UTF-8 ({error})") from None
-    if len(text) > MOST:
-        raise ValueError(f"{file} has more than {MOST:,} characters, the most that are read; split it")
+    if len(text) > most:
+        raise ValueError(f"{file} has more than {most:,} characters, the most that are read; split it")
     return text
 
 
-def read(text: str, default_tab: str = "mxnet") -> list[Cell]:
-    """Read the source of a section as cells, in their order; the lines that name a tab are not part of them."""
+def read(text: str, default_tab: str = "mxnet", plain: bool = False) -> list[Cell]:
+    """Read the source of a section as cells, in their order; the lines that name a tab are not part of them.
+
+    `plain` says whether any other fence of Python is a cell, too.
+    """
     cells: list[Cell] = []
     lines, start = text.split("\n"), 0
     for first, last, info in _fences(lines):
-        if ".input" in info:
+        if ".input" in info or (plain and _PYTHON.match(info)):
             cells += _texts(lines, start, first)
             source = _numbered(lines, first + 1, last) or [(last + 1, "")]
             if not any("%load_ext d2lbook.tab" in line for _, line in source):  # the book's own switch of tabs
-                cells.append(_code(source, default_tab))
+                cells.append(code(source, default_tab))
             start = last + 1
     return cells + _texts(lines, start, len(lines))
 
@@ -154,7 +157,8 @@ def default_tab(file: Path) -> str | None:
     return None
 
 
-def _code(lines, default_tab):
+def code(lines: list[tuple[int, str]], default_tab: str) -> Cell:
+    """The cell of code that numbered lines are, of the tabs that one of them names."""
     tabs: tuple[str, ...] | None = (default_tab,)
     for i, (_, text) in enumerate(lines):
         if match := _CODE_TAB.search(text):

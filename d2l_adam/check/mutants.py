@@ -120,7 +120,7 @@ def changes(tree: Tree, numbers: Iterable[float] = ()) -> list[Change]:
     likely = [Change(words, "t", count) for words, count in _COUNTS.items() if tree.rule.reads_t]
     other: list[Change] = []
     names = {"p", "g", *tree.rule.state}
-    elsewhere = [Tree(name) for name in spec.RULES if name != tree.rule.name]
+    elsewhere = [Tree(name) for name in spec.BOOK if name != tree.rule.name]
     for statement in tree.assignments:
         target = statement.targets[0].id
         for node in ast.walk(statement.value):
@@ -208,12 +208,16 @@ def _stored(tree):
 
 
 def explain(
-    tree: Tree, runs: Sequence[dict[str, Any]], fits: Callable[[int, Any], bool], numbers: Iterable[float] = ()
+    tree: Tree,
+    runs: Sequence[dict[str, Any]],
+    fits: Callable[[int, Any], bool],
+    numbers: Iterable[float] = (),
+    budget: int | None = None,
 ) -> Search:
     """Find the smallest sets of changes with which a rule makes a path, the likeliest first; [()] if it needs none.
 
     `fits(row, p)` says whether the path has `p` in that row; `numbers` are those in the code that made the path. The
-    search is stopped after `BUDGET` steps.
+    search is stopped after a `budget` of steps, by default `BUDGET`.
     """
     made = 0
 
@@ -244,7 +248,7 @@ def explain(
     for sets in likeliest_first:
         found: dict[tuple[str, ...], None] = {}
         for some in sets:
-            if made >= BUDGET:
+            if made >= (budget or BUDGET):
                 return Search(list(found), stopped=True)
             if len({change.of for change in some}) == len(some) and makes_it(some):  # no two are of the same thing
                 found[tuple(change.words for change in some)] = None

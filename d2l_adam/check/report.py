@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from d2l_adam.check import notebooks
 from d2l_adam.check.definitions import Definition
 from d2l_adam.check.drift import Verdict
 
@@ -22,10 +23,17 @@ class Finding(NamedTuple):
     causes: list[tuple[str, ...]] | None = None
     #: Whether the search for these was stopped before all changes had been tried.
     stopped: bool = False
+    #: The number of the cell that the line is of, if the file is a notebook.
+    cell: int | None = None
+
+    def in_cell(self) -> "Finding":
+        """The finding, the line of a notebook split into cell and line."""
+        cell, line = divmod(self.line or 0, notebooks.CELL)
+        return self._replace(cell=cell, line=line) if cell else self
 
     def text(self) -> str:
         """The finding as lines to read."""
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        place = ":".join(str(x) for x in (self.file, self.cell and f"cell {self.cell}", self.line) if x)
         head = "  ".join(filter(None, (place, self.name, self.tab, self.message)))
         return "\n            ".join(filter(None, (shown(head), shown(self.behaves()))))
 
@@ -41,8 +49,10 @@ class Finding(NamedTuple):
         """The finding as a command of GitHub's workflows, which shows it beside the line of the file."""
         command = {"drift": "error", "unchecked": "warning", "note": "notice"}[self.kind]
         title = " ".join(filter(None, (self.kind, self.name, self.tab)))
-        place = f"file={_escaped(self.file, True)},line={self.line or 1}," if self.file else ""
-        text = "%0A".join(_escaped(x) for x in (self.message, self.behaves()) if x)
+        line = (not self.cell and self.line) or 1  # the lines of a notebook are not those of its file
+        place = f"file={_escaped(self.file, True)},line={line}," if self.file else ""
+        cell = self.cell and f"cell {self.cell}, line {self.line}"
+        text = "%0A".join(_escaped(x) for x in (cell, self.message, self.behaves()) if x)
         return f"::{command} {place}title={_escaped(title, True)}::{text}"
 
 
@@ -72,26 +82,30 @@ def _escaped(text, in_property=False):
 class Optimizer:
     """An optimizer of a section: how its tabs define it, what came of it in each, and how they compare.
 
-    `cells` are those of all tabs that the section has, `runs` the hyperparameters of both runs.
+    `cells` are those of all tabs that the section has, `files` of what file each tab is, `runs` the hyperparameters of
+    both runs.
     """
 
     file: str
     name: str
     definitions: dict[str, Definition]
     cells: dict[str, list[tuple[int, str]]]
+    files: dict[str, str]
     runs: Sequence[dict[str, Any]]
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdict: Any = None
 
-    @property
-    def lines(self) -> dict[str, int]:
-        """The line of each tab's definition."""
-        return {tab: definition.line for tab, definition in self.definitions.items()}
-
     def finding(self, kind: str, tab: str, message: str, *causes: Any) -> Finding:
         """Something to tell of it in a tab; where that does not define it, at the first definition."""
-        line = self.lines.get(tab) or next(iter(self.lines.values()))
-        return Finding(kind, self.file, line, self.name, tab, message, *causes)
+        where = tab if tab in self.definitions else next(iter(self.definitions))
+        line = self.definitions[where].line
+        return Finding(kind, self.files[where], line, self.name, tab, message, *causes).in_cell()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Where it is and how its tabs compare, as plain values, for JSON."""
+        found = {tab: self.finding("", tab, "") for tab in self.definitions}
+        places = {key: {tab: getattr(x, key[:-1]) for tab, x in found.items()} for key in ("files", "cells", "lines")}
+        return {"file": self.file, "name": self.name} | places | self.verdict.as_dict()
 
 
 @dataclass
@@ -123,9 +137,7 @@ class Report:
         return {
             "status": self.status,
             "files": self.files,
-            "optimizers": [
-                {"file": x.file, "name": x.name, "lines": x.lines} | x.verdict.as_dict() for x in self.compared
-            ],
+            "optimizers": [x.as_dict() for x in self.compared],
             "findings": [x._asdict() for x in self.findings],
             "margin": {"largest_rounding": rounding, "smallest_drift": smallest},
         }

@@ -99,7 +99,7 @@ class Tree:
                 names[statement.targets[0].id] = value(statement.value, names)
             return value(self.returned, names)
 
-        for number, p in enumerate(drive.follow(step, len(self.rule.state), runs, dtype)):
+        for number, p in enumerate(drive.follow(step, self.rule.initial.values(), runs, dtype)):
             yield p
             if unused and number:
                 raise LookupError("one change has removed what another was to change")

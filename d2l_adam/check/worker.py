@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2l_adam import protocol
-from d2l_adam.check import definitions, drive
+from d2l_adam.check import definitions, drive, notebooks
 
 
 def main() -> None:
@@ -74,6 +74,8 @@ def _answer(module, file, job, statements, without_d2l):
     try:
         namespace = _defined(statements, {job["name"], job["init"]}, file, without_d2l) | {None: None}
         trainer, init = namespace[job["name"]], namespace[job["init"]]
+        if job["step"]:
+            trainer, init = drive.as_function(module, trainer, job["step"], job["passed"])
         answer["shapes"] = init and _shapes(init(drive.FEATURES))
         path, answer["notes"] = drive.drive(module, trainer, init, job["runs"], job["passed"])
         answer["path"] = path.tolist()
@@ -108,7 +110,7 @@ def _defined(statements, names, file, without_d2l):
         except Exception as error:
             why = without_d2l if isinstance(error, ImportError) and "d2l" in ast.unparse(node) else ""
             for name in bound:
-                namespace[name] = _Missing(f"{why or _said(error, file)}, at line {node.lineno}")
+                namespace[name] = _Missing(f"{why or _said(error, file)}, at {notebooks.place(node.lineno)}")
     return namespace
 
 
@@ -116,11 +118,11 @@ def _said(error, file):
     """What an error says, and on which line of the section it was raised."""
     if isinstance(error, SystemExit):
         return "it calls exit"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    lines = [frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     name, words = type(error).__name__, " ".join(str(error).split())
     text = f"{name}: {words}" if words else name
     text = "".join(x if x.isprintable() else "?" for x in text[:300])
-    return text + (f" (line {lines[-1]})" if lines else "")
+    return text + (f" ({notebooks.place(lines[-1])})" if lines else "")
 
 
 def _shapes(states):

@@ -85,9 +85,9 @@ class RuleOptimizer(native.OfRule, mxnet.optimizer.Optimizer):
         super().set_learning_rate(contract.number(TAB, "lr", lr))
 
     def create_state(self, index, weight):
-        """Return the state of a weight, zeros: a tuple of arrays of its shape."""
+        """Return the state of a weight, as it starts: a tuple of arrays of its shape."""
         _refuse_sparse(index, weight.stype)
-        state = [TAB.zeros_like(weight) for _ in self.rule.state]
+        state = [TAB.start(weight.as_np_ndarray(), x) for x in self.rule.initial.values()]
         return tuple(x.as_nd_ndarray() for x in state)  # of the kind that updaters move and save
 
     def create_state_multi_precision(self, index, weight):
@@ -223,11 +223,18 @@ for _class in (Adam, Yogi):
     _register(_class, _class.rule.name)
 
 
-@functools.cache
 def made(rule: Rule) -> type:
-    """Return a class of optimizers of a rule, registered with Gluon."""
+    """Return a class of optimizers of a rule; if it is no dialect, registered with Gluon."""
+    cls = _made(rule)
+    if not rule.dialect:
+        _register(cls, rule.name)
+    return cls
+
+
+@functools.cache
+def _made(rule):
     cls = native.made(RuleOptimizer, TAB, rule, "learning_rate", (), {"learning_rate": None, "options": {}}, _TEXT)
-    _register(cls, rule.name)
+    cls.default_learning_rate = rule.constants["lr"].default
     return cls
 
 

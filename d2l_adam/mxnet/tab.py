@@ -63,10 +63,10 @@ class MXNet(Tab):
 
         return self.documented(one_step, step.rule)
 
-    def optimizer(self, rule):
+    def optimizer(self, rule, initial=None):
         from d2l_adam.mxnet import native
 
-        return native.made(Rule(rule))
+        return native.made(Rule(rule, initial))
 
     def carried(self, params, optimizer):
         from d2l_adam.mxnet.native import carried

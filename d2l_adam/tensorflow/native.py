@@ -87,7 +87,7 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
         return config
 
     def build(self, variables):
-        """Make the state of each variable, zeros; a second call does nothing."""
+        """Make the state of each variable, as it starts; a second call does nothing."""
         if self.built:
             return
         for i, variable in enumerate(variables):
@@ -97,15 +97,16 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
             if None in tuple(variable.shape):
                 raise ValueError(f"tensorflow: variable {i} has shape {tuple(variable.shape)}; give it a definite one")
         super().build(variables)
-        self._states = [tuple(self._zeros(x, name) for name in self.rule.state) for x in variables]
+        self._states = [tuple(self._start(x, name) for name in self.rule.state) for x in variables]
 
-    def _zeros(self, variable, name):
+    def _start(self, variable, name):
         path = getattr(variable, "path", variable.name).replace("/", "_").replace(":", "_")
         with self._distribution_strategy.extended.colocate_vars_with(_variable(variable)):
             return self.add_variable(
                 shape=variable.shape,
                 dtype=contract.state_dtype(keras.backend.standardize_dtype(variable.dtype)),
                 name=f"{path}_{self.state_names.get(name, name)}",
+                initializer=lambda shape, dtype: tf.fill(shape, tf.constant(self.rule.initial[name], dtype)),
             )
 
     def state(self, variable):
@@ -141,10 +142,16 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
         with deferred():
             super().apply(grads, None if trainable_variables is None else variables)
 
+    def _apply_weight_decay(self, variables):
+        if "weight_decay" not in self.rule.constants:  # else the rule itself does so
+            super()._apply_weight_decay(variables)
+
     def update_step(self, gradient, variable, learning_rate):
         """Make the step of one variable; called by `apply`."""
         state = tuple(x.value for x in self.state(variable))
         numbers = native.constants(self) | {"t": _number(self.iterations + 1), "lr": self._rate(learning_rate)}
+        if "weight_decay" in numbers and not self._use_weight_decay(variable):
+            numbers["weight_decay"] = 0.0
         dtype = contract.state_dtype(keras.backend.standardize_dtype(variable.dtype))
         gradient = tf.cast(gradient, dtype)
         if tf.executing_eagerly():
@@ -159,7 +166,8 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
 
 
 _ADAM = """
-    amsgrad (bool): only False, as True is another rule (default: False)
+    amsgrad (bool): with Adam, take the largest second moment so far, as `keras.optimizers.Adam` does, `epsilon` where
+        that has it (default: False)
 """
 _EPSILON = """
 `keras.optimizers.Adam` adds its `epsilon` (1e-7) before the bias is corrected: that is the "epsilon hat" of Kingma and
@@ -184,13 +192,19 @@ class Adam(RuleOptimizer):
     """
 
     rule_step = Step(TAB, spec.adam)
+    amsgrad_step: Step | None = Step(TAB, spec.amsgrad_hat)
     names = {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}
-    state_names = {"v": "momentum", "s": "velocity"}
+    state_names = {"v": "momentum", "s": "velocity", "x": "velocity_hat"}
 
     def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-6, amsgrad=False, **options):
-        if amsgrad:
-            raise ValueError("tensorflow: amsgrad=True is another rule than this; leave it out, or False")
         self._configure(learning_rate, {"beta1": beta_1, "beta2": beta_2, "eps": epsilon}, options)
+        if amsgrad:
+            self._take_amsgrad()
+
+    def get_config(self):
+        """Return the arguments of this optimizer, as `from_config` takes them."""
+        config = super().get_config()
+        return config | {"amsgrad": True} if self.rule_step is self.amsgrad_step else config
 
 
 @keras.saving.register_keras_serializable("d2l_adam")
@@ -204,6 +218,7 @@ class Yogi(Adam):
     """
 
     rule_step = Step(TAB, spec.yogi)
+    amsgrad_step = None
 
     def __init__(self, learning_rate=1e-2, beta_1=0.9, beta_2=0.999, epsilon=1e-3, **options):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
@@ -213,11 +228,15 @@ for _class in (Adam, Yogi):
     native.describe(_class, "learning_rate", _ADAM.rstrip() + _TEXT + _EPSILON)
 
 
-@functools.cache
 def made(rule: Rule) -> type:
     """Return a class of optimizers of a rule, which Keras knows by the name of the rule when it loads a model."""
-    cls = native.made(RuleOptimizer, TAB, rule, "learning_rate", (), {"options": {}}, _TEXT)
-    return keras.saving.register_keras_serializable("d2l_adam", f"rule_{rule.name}")(cls)
+    name = rule.dialect or f"rule_{rule.name}" + "".join(f" {x} {start}" for x, start in rule.initial.items() if start)
+    return keras.saving.register_keras_serializable("d2l_adam", name)(_made(rule))
+
+
+@functools.cache
+def _made(rule):
+    return native.made(RuleOptimizer, TAB, rule, "learning_rate", (), {"options": {}}, _TEXT)
 
 
 def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:

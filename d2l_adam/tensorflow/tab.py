@@ -88,10 +88,10 @@ class TensorFlow(Tab):
 
         return self.documented(one_step, step.rule)
 
-    def optimizer(self, rule):
+    def optimizer(self, rule, initial=None):
         from d2l_adam.tensorflow import native
 
-        return native.made(Rule(rule))
+        return native.made(Rule(rule, initial))
 
     def carried(self, params, optimizer):
         from d2l_adam.tensorflow import native

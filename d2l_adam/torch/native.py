@@ -25,7 +25,6 @@ _OPTIONS = {
 }
 #: What `torch.optim.Adam` can be asked for, and this cannot do.
 _REFUSED = {
-    "amsgrad": "is another rule than this",
     "capturable": "is refused, as a CUDA graph would repeat this step at the time and rate of its capture",
     "differentiable": "is refused, as autograd does not see this step",
 }
@@ -97,11 +96,15 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
 
     def _configure(self, params, defaults):
         self._clocks: dict[int, tuple] = {}
+        if defaults.get("amsgrad"):
+            self._take_amsgrad()
         super().__init__(params, defaults)
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self._clocks = {}
+        if self.defaults.get("amsgrad"):
+            self._take_amsgrad()
         for group in self.param_groups:  # they may have been saved by torch.optim, or by an older version of it
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -116,7 +119,7 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict):
-        """Load the `state_dict` of this class, or, into Adam, of `torch.optim.Adam` and `AdamW` without amsgrad.
+        """Load the `state_dict` of this class, or, into Adam, of `torch.optim.Adam` and `AdamW`.
 
         What is checked and loaded is what the hooks of `register_load_state_dict_pre_hook` make of it. Raises
         ValueError or TypeError with cause and cure; then nothing has changed.
@@ -262,6 +265,9 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         for option, reason in _REFUSED.items():
             if group.get(option):
                 raise ValueError(f"pytorch: {option}=True {reason}; leave it out, or False")
+        if bool(group.get("amsgrad")) != bool(self.defaults.get("amsgrad")):
+            amsgrad = f"amsgrad={group.get('amsgrad')}"
+            raise ValueError(f"pytorch: {amsgrad} is another rule than this; make the optimizer itself with {amsgrad}")
         given = {"lr": _number(group["lr"]), "t": t, **self._constants(group)}
         numbers = contract.numbers(TAB, self.rule, given)
         options = {"scale": -1.0} if group["maximize"] else {}
@@ -274,12 +280,14 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         return numbers, options
 
     def _zero_state(self, p, clock):
-        return {"step": clock} | {name: TAB.zeros_like(p) for name in self._names()}
+        names, start = self._names(), self.rule.initial.values()
+        return {"step": clock} | {name: TAB.start(p, x) for name, x in zip(names, start, strict=True)}
 
 
 _ADAM = """
     betas (tuple[float, float], optional): beta1 and beta2 (default: (0.9, 0.999))
-    amsgrad (bool, optional): only False, as True is another rule (default: False)
+    amsgrad (bool, optional): with Adam, take the largest second moment so far, as `torch.optim.Adam` does (default:
+        False)
 """
 
 
@@ -300,7 +308,8 @@ class Adam(RuleOptimizer):
     """
 
     rule_step = _NativeStep(TAB, spec.adam)
-    state_names = {"v": "exp_avg", "s": "exp_avg_sq"}
+    amsgrad_step: Step | None = _NativeStep(TAB, spec.amsgrad)
+    state_names = {"v": "exp_avg", "s": "exp_avg_sq", "x": "max_exp_avg_sq"}
 
     def __init__(
         self,
@@ -360,6 +369,7 @@ class Yogi(Adam):
     """
 
     rule_step = _NativeStep(TAB, spec.yogi)
+    amsgrad_step = None
 
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0, **options):
         super().__init__(params, lr, betas, eps, weight_decay, **options)

@@ -56,6 +56,11 @@ class PyTorch(Tab):
     def zeros_like(self, p):
         return torch.zeros_like(p, dtype=STATE_DTYPES.get(p.dtype), requires_grad=False)
 
+    def start(self, p, value):
+        x = self.zeros_like(p)
+        (torch.view_as_real(x) if x.is_complex() else x).add_(value)
+        return x
+
     def dense(self, params, grads):
         """The gradients, those that are sparse made dense: the values of duplicate indices summed."""
         return [dense(p, g) for p, g in zip(params, grads, strict=False)]
@@ -92,10 +97,10 @@ class PyTorch(Tab):
 
         return self.documented(one_step, step.rule)
 
-    def optimizer(self, rule):
+    def optimizer(self, rule, initial=None):
         from d2l_adam.torch import native
 
-        return native.made(Rule(rule))
+        return native.made(Rule(rule, initial))
 
     def carried(self, params, optimizer):
         from d2l_adam.torch import native
