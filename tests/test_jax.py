@@ -213,7 +213,7 @@ def test_a_native_optimizer_refuses_what_it_cannot_honour(make, error, words):
 
 def test_a_gradient_of_another_shape_is_refused():
     optimizer = tab.Adam()
-    with pytest.raises(ValueError, match=r"a gradient has shape \(1,\), its parameter or state \(3,\)"):
+    with pytest.raises(ValueError, match=r"a gradient has shape \(1,\), its parameter or state \(3,\); match"):
         optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(3)))
 
 

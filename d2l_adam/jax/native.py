@@ -19,11 +19,11 @@ _TEXT = """
 The learning rate may also be a schedule, a function of the number of steps made before. Numbers may be traced, as by
 `optax.inject_hyperparams` (not in half precision: give it `hyperparam_dtype=jnp.float32`).
 
-Returns an `optax.GradientTransformationExtraArgs`. `update(grads, state, params)` takes trees of arrays of any shape in
-float16, bfloat16, float32 or float64; where the gradient is None, the state stays. `params` may be left out if the rule
-reads the parameter in `p = p - ...` only. The state is a named tuple: `count`, and a tree for each state of the rule, in
-float32 for half precision. Updates have the dtype of the parameter, and `optax.apply_updates` adds them: a step in half
-precision is rounded twice, by itself and in the sum.
+Returns an `optax.GradientTransformationExtraArgs`. `update(grads, state, params)` takes trees of arrays of any shape
+in float16, bfloat16, float32 or float64; where the gradient is None, the state stays. `params` may be left out if the
+rule reads the parameter in `p = p - ...` only. The state is a named tuple: `count`, and a tree for each state of the
+rule, in float32 for half precision. Updates have the dtype of the parameter, and `optax.apply_updates` adds them: a
+step in half precision is rounded twice, by itself and in the sum.
 """
 
 
@@ -133,9 +133,9 @@ def _transformation(of, state_type, numbers):
         values = {name: x if isinstance(x, float) else x.astype(full) for name, x in given.items()}
         old = _Moved(None if p is None else p.astype(full), jnp.zeros_like(g, dtype=full)), *state
         new = bound(old[0], g.astype(full), *state, t=_Time(count.astype(full)), **values)
-        moved, *state = contract.returned(TAB, of, old, new)
+        moved, *after = contract.returned(TAB, of, old, new)
         by = moved.by if isinstance(moved, _Moved) else moved - old[0].value
-        return by.astype(like.dtype), *(_plain(x).astype(full) for x in state)
+        return by.astype(like.dtype), *(_plain(x).astype(full) for x in after)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -165,8 +165,8 @@ def Adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-6):  # noqa: N802  as in t
     >>> from d2l_adam.jax import Adam
     >>> params, optimizer = jnp.array([1.0, 2.0]), Adam(learning_rate=0.1)
     >>> updates, state = optimizer.update(2 * params, optimizer.init(params))
-    >>> optax.apply_updates(params, updates).round(3)
-    Array([0.9, 1.9], dtype=float32)
+    >>> [round(float(x), 3) for x in optax.apply_updates(params, updates)]
+    [0.9, 1.9]
     """
     return _transformation(AdamState.rule, AdamState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
 
@@ -226,9 +226,8 @@ class Held:
 
     def holding(self, states):
         """The state of all, with other arrays."""
-        trees = [
-            jax.tree.unflatten(jax.tree.structure(x), y) for x, y in zip(self.state[1:], zip(*states, strict=True))
-        ]
+        columns = zip(self.state[1:], zip(*states, strict=True), strict=False)  # none of no parameters
+        trees = [jax.tree.unflatten(jax.tree.structure(x), y) for x, y in columns] or self.state[1:]
         new = type(self.state)(jnp.asarray(self.count, jnp.int32), *trees)
         return self.tree.unflatten([new if is_state(x) else x for x in self.leaves])
 

@@ -60,9 +60,7 @@ class JAX(Tab):
         if "jit" not in step.kernels:
             step.kernels["jit"] = jax.jit(functools.partial(_values, step))
         call, values = functools.partial(_values, step) if choice is False else step.kernels["jit"], []
-        given = {
-            name: float(x) for name, x in numbers.items()
-        }  # traced as numbers, which are cast where they meet arrays
+        given = {name: float(x) for name, x in numbers.items()}  # traced as Python's numbers are, by value
         with deferred(), jax.enable_x64(True):
             for first in range(0, len(rows), _MANY):
                 values += call(given, [(row.p, row.g, row.state) for row in rows[first : first + _MANY]])
@@ -111,9 +109,9 @@ class JAX(Tab):
 
     def load(self, file, params, states, hyperparams=None, rule=None, axes=None):
         """Likewise; returns parameters and state: an optimizer's are new, the lists of a function have new entries."""
-        loading, (flat, held, *more) = _Loading(), _flat(params, states, hyperparams, rule)
+        loading, (flat, held, given, rule) = _Loading(), _flat(params, states, hyperparams, rule)
         with deferred(), jax.enable_x64(True):
-            checkpoint.load(loading, file, flat, held, *more, axes)
+            checkpoint.load(loading, file, flat, held, given, rule, axes)
             if held is states:
                 self.replace(params, states, [Values(self, [], loading.rows)])
                 return params, states
