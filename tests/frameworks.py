@@ -54,7 +54,7 @@ class Problem:
             from mxnet import np as mx
 
             return mx.array(value, dtype=value.dtype)
-        return self.module.TAB.parameter(value)
+        return protocol.load(self.tab).TAB.parameter(value)
 
     def parameter(self, value, dtype=None):
         array = self.array(value, dtype)

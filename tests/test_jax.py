@@ -13,6 +13,7 @@ from rules import amsgrad, heavy_ball, lion
 
 import d2l_adam
 from d2l_adam import jax as tab
+from d2l_adam import spec
 from d2l_adam.jax import native
 
 
@@ -56,7 +57,7 @@ def test_what_cannot_be_replaced_is_refused():
         "params": (tuple(params), grads, states),
         "states": (params, grads, tuple(states)),
     }.items():
-        with pytest.raises(TypeError, match=f"jax: {name} is builtins.tuple; give a list, as a step replaces"):
+        with pytest.raises(TypeError, match=f"jax: {name} is builtins.tuple; give a list, with one entry a par"):
             tab.adam(*arguments, {"lr": 0.1, "t": 1})
     with pytest.raises(TypeError, match=r"called within jax.jit.*use tab.optimizer\(rule\)"):
         jax.jit(lambda g: tab.adam(params, g, states, {"lr": 0.1, "t": 1}))(grads)
@@ -213,7 +214,7 @@ def test_a_native_optimizer_refuses_what_it_cannot_honour(make, error, words):
 
 def test_a_gradient_of_another_shape_is_refused():
     optimizer = tab.Adam()
-    with pytest.raises(ValueError, match=r"a gradient has shape \(1,\), its parameter or state \(3,\); match"):
+    with pytest.raises(ValueError, match=r"a gradient has shape \(1,\), its parameter or state \(3,\); make"):
         optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(3)))
 
 
@@ -279,6 +280,10 @@ def test_functions_take_a_dict_of_parameters_from_a_file_and_failing_changes_not
     tab.load(tmp_path / "file", new, states_there, again, "adam")
     assert_alike((new, states_there), (params, states), rtol=0)
     assert again["t"] == 5
+
+
+def test_what_they_run_is_the_spec_itself():
+    assert (tab.Adam.rule.function, tab.Yogi.rule.function) == (spec.adam, spec.yogi)
 
 
 def test_the_state_s_type_says_its_rule():

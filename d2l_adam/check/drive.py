@@ -94,7 +94,7 @@ def drive(
                 cure = "give it (params, grads, states, hyperparams)"
                 raise TypeError(f"a parameter has no gradient in {tab.TAB.name}; {cure}")
             grads = gives if gives[0] is not None else [p.grad for p in params]
-            # As d2l does: a list of its own each time, so that only what is changed in place lasts (or returned, in JAX).
+            # As d2l does: a list of its own each time, so that only what is changed in place lasts (in JAX, returned).
             returned = trainer([*params], *([grads] if passed else []), states, hyperparams)
             if tab.TAB.name == "jax":  # its arrays cannot be written: in the book, those that are returned go on
                 params = [*contract.listed(tab.TAB, "what it returns", returned)]

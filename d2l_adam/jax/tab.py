@@ -78,7 +78,8 @@ class JAX(Tab):
             for name, x in (("params", params), ("states", states if step.rule.state else [])):
                 if not isinstance(x, list):
                     kind = f"{type(x).__module__}.{type(x).__qualname__}"
-                    raise TypeError(f"jax: {name} is {kind}; give a list, as a step replaces what is in it")
+                    cure = "give a list, with one entry a parameter, as these are replaced"
+                    raise TypeError(f"jax: {name} is {kind}; {cure}")
             grads = contract.listed(self, "grads", grads)
             if any(isinstance(x, jax.core.Tracer) for x in (*params, *grads)):
                 raise TypeError(
