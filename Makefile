@@ -6,14 +6,14 @@
 
 # The frameworks to set up and to use: one or several, as TABS=pytorch or TABS="mxnet tensorflow".
 platform := $(shell uname -sm)
-with-wheel := $(if $(filter Linux,$(platform)),mxnet) pytorch tensorflow
+with-wheel := $(if $(filter Linux,$(platform)),mxnet) pytorch tensorflow jax
 comma := ,
 tabs := $(or $(subst $(comma), ,$(TABS)),$(with-wheel))
-ifneq ($(filter-out mxnet pytorch tensorflow,$(tabs)),)
-    $(error TABS is "$(TABS)"; give some of mxnet, pytorch, tensorflow)
+ifneq ($(filter-out mxnet pytorch tensorflow jax,$(tabs)),)
+    $(error TABS is "$(TABS)"; give some of mxnet, pytorch, tensorflow, jax)
 endif
 ifneq ($(filter-out $(with-wheel),$(tabs)),)
-    $(error MXNet 1.9.1 has no wheel for $(platform); leave it out: TABS="pytorch tensorflow")
+    $(error MXNet 1.9.1 has no wheel for $(platform); leave it out: TABS="pytorch tensorflow jax")
 endif
 
 python := $(if $(filter Windows_NT,$(OS)),.venv/Scripts/python.exe,.venv/bin/python)
@@ -126,6 +126,10 @@ $(notebooks): $(ready) $(addprefix chapter_optimization/,adam.md adam_origin.md 
 
 .venv/ready-tensorflow: .venv/ready
 	@$(install) tensorflow keras || $(failed)
+	@touch $@
+
+.venv/ready-jax: .venv/ready
+	@$(install) jax jaxlib optax flax || $(failed)
 	@touch $@
 
 # Its metadata ask for a NumPy of 2023. It needs none of that; on Python 3.12 and later, distutils (of setuptools).

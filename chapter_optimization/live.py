@@ -50,7 +50,7 @@ COLORS = {
     "text": "black",
 }
 OF_RULES = dict(zip(SETTINGS, ("vermillion", "blue", "text", "sky", "purple", "green", "orange"), strict=True))
-OF_TABS = {"mxnet": "sky", "pytorch": "vermillion", "tensorflow": "green"}
+OF_TABS = {"mxnet": "sky", "pytorch": "vermillion", "tensorflow": "green", "jax": "orange"}
 NAMES = {
     "adam": "Adam",
     "yogi": "Yogi",
@@ -62,6 +62,7 @@ NAMES = {
     "mxnet": "MXNet",
     "pytorch": "PyTorch",
     "tensorflow": "TensorFlow",
+    "jax": "JAX",
 }
 #: What is changed in the text of a rule: the slips of the book's TensorFlow tab, and Adam without bias correction.
 CHANGES = {

@@ -22,7 +22,7 @@ import references
 from d2l_adam.check import markdown
 
 HERE = Path(__file__).resolve().parent
-TABS = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow"}
+TABS = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 FILES = {language: file for file, language in references.SOURCES.items()}
 WORDS = {
     "ja": {

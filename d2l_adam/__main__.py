@@ -91,7 +91,7 @@ def _table(left, right, rows, title=None, justify="left"):
 @click.group()
 @click.version_option(__version__, package_name="d2l_adam")
 def cli():
-    """Adam and Yogi of "Dive into Deep Learning": one spec, run by MXNet, PyTorch, TensorFlow and NumPy."""
+    """Adam and Yogi of "Dive into Deep Learning": one spec, run by MXNet, PyTorch, TensorFlow, JAX and NumPy."""
     # TensorFlow's notes on processors and absent GPUs would bury the table; what fails still raises.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -198,7 +198,7 @@ def info(as_json):
             row["step"], row["note"] = _how_it_steps(module)
             row["version"] = sys.modules[package].__version__
             with contextlib.suppress(AttributeError):  # a tab that the book has not
-                row["d2l"] = module.d2l and version("d2l")
+                row["d2l"] = version("d2l") if module.d2l.__name__.startswith("d2l.") else "ours"
         except ImportError as error:
             row["note"] = str(error)
             sound &= find_spec(package) is None or row["version"] is not None

@@ -70,6 +70,7 @@ DEFAULT = ("chapter", "mlp", "resnet50", "1000 x 1000", "1e7")
 GOALS: dict[str, dict[str, float]] = {
     "pytorch": {"chapter": 1, "mlp": 1, "resnet50": 1.2, "gpt2": 1.1, "1000 x 1000": 1.2, "1e7": 1, "1e8": 1},
     "tensorflow": {"chapter": 1, "mlp": 1, "resnet50": 1, "gpt2": 1, "1000 x 1000": 1, "1e7": 1.3},
+    "jax": dict.fromkeys(("chapter", "mlp", "resnet50", "gpt2", "1000 x 1000", "1e7"), 1),
     "mxnet": {"chapter": 1.3, "mlp": 1.5, "resnet50": 3, "gpt2": 3, "1000 x 1000": 4, "1e7": 5},
     "numpy": {"chapter": 1, "mlp": 3, "resnet50": 8, "gpt2": 8, "1000 x 1000": 4, "1e7": 13},
 }
@@ -116,6 +117,19 @@ def _keras(tf, shapes, make):
     return lambda: None, functools.partial(apply, *grads), params
 
 
+def _optax(jax, shapes, make):
+    """An update in jax.jit, its buffers given away, as in a training loop."""
+    params, grads = ([jax.numpy.full(shape, 0.5) for shape in shapes] for _ in range(2))
+    optimizer = make(_LR)
+    state, update = [optimizer.init(params)], jax.jit(optimizer.update, donate_argnums=1)
+
+    def step():
+        updates, state[0] = update(grads, state[0], params)
+        jax.block_until_ready((updates, state[0]))
+
+    return lambda: None, step, params
+
+
 def _gluon(mxnet, shapes, make):
     params = [mxnet.gluon.Parameter(f"p{i}", shape=shape) for i, shape in enumerate(shapes)]
     for p in params:
@@ -159,6 +173,11 @@ def contestants(tab: str, shapes: Shapes, rules=tuple(spec.SECTION)) -> list[Con
         case "tensorflow":
             family = functools.partial(_keras, module.tf)
             steps["keras.optimizers.Adam"] = module.keras.optimizers.Adam
+        case "jax":
+            import optax
+
+            family = functools.partial(_optax, module.jax)
+            steps["optax.adam"] = optax.adam
         case "mxnet":
             family = functools.partial(_gluon, module.mxnet)
             steps["mx.optimizer.Adam"] = module.mxnet.optimizer.Adam
@@ -283,7 +302,7 @@ def cases(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]], I
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
     versions = {}
-    for package in ("numpy", "numba", "torch", "tensorflow", "keras", "mxnet"):
+    for package in ("numpy", "numba", "torch", "tensorflow", "keras", "mxnet", "jax", "optax"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     name = platform.processor() or platform.machine()

@@ -47,10 +47,8 @@ def _new(optimizer, rule):
     return cls.__new__(cls)
 
 
-def made(
-    base: Any, tab: Any, rule: Rule, lr: str, first: tuple[str, ...], options: Mapping[str, Any], text: str
-) -> Any:
-    """Return a class of optimizers of `rule`: its arguments are `first`, the learning rate `lr`, constants, `options`.
+def named(tab: Any, rule: Rule) -> str:
+    """Return what the optimizers of a rule are called.
 
     Raises TypeError for a rule without a learning rate, which nothing could schedule, and for one without a name.
     """
@@ -62,17 +60,28 @@ def made(
     if not rule.name.isidentifier():
         raise TypeError(f"{tab.name}: the rule {rule.name} has no name; write it with def, to name the class after it")
     name = rule.dialect.partition("(")[0].rpartition(".")[2] if rule.dialect else rule.name
-    name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def made(
+    base: Any, tab: Any, rule: Rule, lr: str, first: tuple[str, ...], options: Mapping[str, Any], text: str
+) -> Any:
+    """Return a class of optimizers of `rule`: its arguments are `first`, the learning rate `lr`, constants, `options`.
+
+    Raises TypeError as `named` does.
+    """
+    name = named(tab, rule)
     cls: Any = type(
         name, (base,), {"__module__": f"d2l_adam.{tab.module}", "rule_step": base.step_type(tab, rule), "made": True}
     )
     cls.__doc__ = f"`{rule.dialect or rule.name}` as an optimizer of {tab.module}'s own kind."
-    cls.__signature__ = _signature(rule, lr, first, options)
+    cls.__signature__ = signature(rule, lr, first, options)
     describe(cls, lr, text)
     return cls
 
 
-def _signature(rule, lr, first, options):
+def signature(rule, lr, first, options):
+    """The signature of what makes optimizers of a rule; the arguments are those of `made`."""
     kind, empty = inspect.Parameter, inspect.Parameter.empty
     parameters = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in first]
     for name, (default, *_) in rule.constants.items():

@@ -14,6 +14,7 @@ STYLE = {
     "mxnet": {"color": "#56B4E9", "linewidth": 6, "label": "MXNet"},
     "pytorch": {"color": "#D55E00", "linewidth": 3, "label": "PyTorch"},
     "tensorflow": {"color": "#009E73", "linewidth": 1.8, "linestyle": (0, (4, 3)), "label": "TensorFlow"},
+    "jax": {"color": "#E69F00", "linewidth": 1.2, "linestyle": (0, (1, 2)), "label": "JAX"},
     "numpy": {"color": "black", "linestyle": "", "marker": ".", "zorder": 3, "label": "NumPy, float64: the reference"},
 }
 #: What `draw` writes, by language.

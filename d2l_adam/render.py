@@ -31,6 +31,8 @@ class Idiom(NamedTuple):
     after: str = ""
     #: The larger of an array and a number, where that is another word than for two arrays.
     at_least: str = ""
+    #: Whether arrays cannot be written: the entries of the lists are replaced, and the new parameters returned.
+    replaces: bool = False
 
 
 _NUMPY = Idiom("import numpy as np", "np", "np.zeros({})", "g", "{}[:] =", "{}[:] +=", "{}[:] -=")
@@ -54,6 +56,7 @@ IDIOMS = {
         "{}.assign_add(",
         "{}.assign_sub(",
     ),
+    "jax": Idiom("import jax.numpy as jnp", "jnp", "jnp.zeros({})", "g", "{} =", "{} +=", "{} -=", replaces=True),
     "numpy": _NUMPY,
 }
 
@@ -126,9 +129,10 @@ def _init(idiom, name):
     """The function that makes the first states: of each parameter a bare array, or a tuple of several."""
     zeros = [idiom.zeros.format("shape")] * len(Rule(_INITS[name]).state)
     state = f"({', '.join(zeros)})" if len(zeros) > 1 else zeros[0]
-    text = f"    return tuple({state} for shape in shapes)"
+    start, end = ("[", "]") if idiom.replaces else ("tuple(", ")")
+    text = f"    return {start}{state} for shape in shapes{end}"
     if len(text) > WIDTH:
-        text = f"    return tuple(\n        {state}\n        for shape in shapes)"
+        text = f"    return {start}\n        {state}\n        for shape in shapes{end}"
     return f"def {name}(feature_dim):\n    shapes = (feature_dim, 1), (1,)\n{text}"
 
 
@@ -143,6 +147,7 @@ def _function(idiom, rule):
             f"expression to one name, and `return {result.strip('()')}`"
         )
     used = {"params", "grads", "states", "hyperparams", "zip", "max", idiom.words}
+    used |= {"i", "enumerate"} if idiom.replaces else set()
     if clash := used & {rule.name, *rule.function.__code__.co_varnames}:
         raise ValueError(f"the rule {rule.name} cannot be rendered; give {', '.join(clash)} another name in it")
     constants = _constants(rule, function)
@@ -154,13 +159,18 @@ def _function(idiom, rule):
     lists = {place: name for place, name in lists.items() if place and name}
     arrays = ", ".join(lists.values())
     arguments = ", ".join(name for name in ("params", lists.get("g"), "states", "hyperparams") if name)
+    loop = f"{', '.join(lists)} in {f'zip({arrays})' if len(lists) > 1 else arrays}"
+    if idiom.replaces:
+        loop = f"i, ({', '.join(lists)}) in enumerate(zip({arrays}))"
+        steps.append(f"params[i], states[i] = p, {state}" if state else "params[i] = p")
     return (
         f"{idiom.before}def {rule.name}({arguments}):\n"
         + (f"    {', '.join(constants)} = {', '.join(constants.values())}\n" if constants else "")
-        + f"    for {', '.join(lists)} in {f'zip({arrays})' if len(lists) > 1 else arrays}:\n"
+        + f"    for {loop}:\n"
         + textwrap.indent("\n".join(steps), " " * 8)
         + f"\n{idiom.after}"
-        + ("    hyperparams['t'] += 1" if rule.reads_t else "")
+        + ("    hyperparams['t'] += 1\n" if rule.reads_t else "")
+        + ("    return params" if idiom.replaces else "")
     )
 
 

@@ -43,12 +43,13 @@ class Step:
     def __call__(self, params, grads, states, hyperparams) -> None:
         """Make one step in place, all of it or nothing. `params` and `grads` are lists of arrays."""
         numbers = contract.numbers(self.tab, self.rule, hyperparams)
-        states = contract.states(self.tab, self.rule, states, len(params))
-        parts = self.prepare(params, grads, states, numbers, zero_grad=self.tab.zeroes_grads)
+        tuples = contract.states(self.tab, self.rule, states, len(params))
+        parts = self.prepare(params, grads, tuples, numbers, zero_grad=self.tab.zeroes_grads)
 
         def work():
             for part in parts:
                 part.run()
+            self.tab.replace(params, states, parts)
             if "t" in hyperparams:
                 hyperparams["t"] = numbers["t"] + 1
 

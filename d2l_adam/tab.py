@@ -42,6 +42,9 @@ class Tab:
         """Copy each value into its array, rounded to the dtype of that."""
         raise NotImplementedError
 
+    def replace(self, params: list, states: Any, parts: list) -> None:
+        """Put the new arrays of a step into its lists, where a framework's arrays cannot be written."""
+
     def fill(self, arrays: list, values: list) -> None:
         """The same, from `numpy.ndarray`s."""
         self.write(arrays, values)

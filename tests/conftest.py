@@ -24,6 +24,7 @@ OF_ONE = {
     "mxnet": ["tests/test_gluon.py", "d2l_adam/mxnet"],
     "pytorch": ["tests/test_dtensor.py", "tests/test_gpu.py", "tests/test_torch_optim.py", "d2l_adam/torch"],
     "tensorflow": ["tests/test_keras.py", "d2l_adam/tensorflow"],
+    "jax": ["tests/test_jax.py", "d2l_adam/jax"],
 }
 OF_ALL = [f"tests/test_{name}.py" for name in ("chapter", "check", "check_notebooks", "d2l", "platforms", "readme")]
 
@@ -86,7 +87,7 @@ def pytest_report_header():
 
 @pytest.fixture(scope="session")
 def notebooks(tmp_path_factory):
-    """The folder of the chapter's six notebooks, executed from a clean start by the command of `make run`."""
+    """The folder of the chapter's notebooks, executed from a clean start by the command of `make run`."""
     folder = tmp_path_factory.mktemp("notebooks")
     script = Path(__file__).parents[1] / "chapter_optimization" / "notebooks.py"
     done = subprocess.run([sys.executable, script, "--out", folder], capture_output=True, text=True)

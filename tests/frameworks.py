@@ -1,4 +1,4 @@
-"""The three frameworks and NumPy behind one face, for tests that say the same of each tab."""
+"""The frameworks and NumPy behind one face, for tests that say the same of each tab."""
 
 import os
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from d2l_adam import protocol
 
-ALL = ("mxnet", "pytorch", "tensorflow")
+ALL = ("mxnet", "pytorch", "tensorflow", "jax")
 #: The frameworks that ought to be here; `make test` says for which it has set up the environment.
 NATIVE = tuple(tab for tab in ALL if tab in os.environ.get("D2L_ADAM_TABS", " ".join(ALL)).split())
 LEFT_OUT = tuple(tab for tab in ALL if tab not in NATIVE)
@@ -54,7 +54,7 @@ class Problem:
             from mxnet import np as mx
 
             return mx.array(value, dtype=value.dtype)
-        return value.copy()
+        return protocol.load(self.tab).TAB.parameter(value)
 
     def parameter(self, value, dtype=None):
         array = self.array(value, dtype)
@@ -132,6 +132,7 @@ class Native:
             "pytorch": {"lr": lr, "betas": (beta1, beta2), "eps": eps},
             "tensorflow": {"learning_rate": lr, "beta_1": beta1, "beta_2": beta2, "epsilon": eps},
             "mxnet": {"learning_rate": lr, "beta1": beta1, "beta2": beta2, "epsilon": eps},
+            "jax": {"learning_rate": lr, "b1": beta1, "b2": beta2, "eps": eps},
         }[tab]
         options |= {name: value for name, value in names.items() if value is not None}
         if constants is None:
@@ -156,6 +157,12 @@ class Native:
             self.apply = {None: apply, "function": tf.function(apply), "xla": tf.function(apply, jit_compile=True)}[
                 graph
             ]
+        elif tab == "jax":
+            self.params = [self.module.TAB.parameter(p) for p in params]
+            self.optimizer = make(**options)
+            with self.module.jax.enable_x64(True):
+                self.opt_state = self.optimizer.init(self.params)
+            self.update = self.module.jax.jit(self.optimizer.update) if graph else self.optimizer.update
         else:
             mxnet = self.module.mxnet
             self.params = [mxnet.gluon.Parameter(f"p{i}", shape=p.shape, dtype=p.dtype) for i, p in enumerate(params)]
@@ -173,6 +180,14 @@ class Native:
             self.optimizer.step()
         elif self.tab == "tensorflow":
             self.apply([self.module.tf.constant(g) for g in grads])
+        elif self.tab == "jax":
+            import optax
+
+            with self.module.jax.enable_x64(True):
+                updates, self.opt_state = self.update(
+                    [self.module.TAB.parameter(g) for g in grads], self.opt_state, self.params
+                )
+                self.params = optax.apply_updates(self.params, updates)
         else:
             mxnet = self.module.mxnet
             with mxnet.autograd.record():
@@ -182,6 +197,17 @@ class Native:
             mxnet.autograd.backward(losses)
             self.trainer.step(1)
 
+    @property
+    def holder(self):
+        """What has the state: the second argument of `save` and `load`."""
+        return {"mxnet": lambda: self.trainer, "jax": lambda: self.opt_state}.get(self.tab, lambda: self.optimizer)()
+
+    def load(self, file, params=None, **options):
+        """Load a file into this optimizer; `params` may have names for its parameters."""
+        loaded = self.module.load(file, self.params if params is None else params, self.holder, **options)
+        if self.tab == "jax":
+            self.params, self.opt_state = self.module.jax.tree.leaves(loaded[0]), loaded[1]
+
     def values(self):
         """`[(p, v, s), ...]` in float64."""
         if self.tab == "pytorch":
@@ -190,6 +216,8 @@ class Native:
         elif self.tab == "tensorflow":
             averages = [[x.value for x in self.optimizer.state(p)] for p in self.params]
             rows = [(p, *pair) for p, pair in zip(self.params, averages, strict=True)]
+        elif self.tab == "jax":
+            rows = list(zip(self.params, *self.opt_state[1:], strict=True))
         else:
             states = self.trainer._updaters[0].states
             rows = [(p.data(), *states[i]) for i, p in enumerate(self.params)]

@@ -46,22 +46,25 @@ IMPORTS = {
     "mxnet": "from d2l import mxnet as d2l\nfrom mxnet import np, npx\nnpx.set_np()",
     "pytorch": "%matplotlib inline\nfrom d2l import torch as d2l\nimport torch",
     "tensorflow": "from d2l import tensorflow as d2l\nimport tensorflow as tf",
+    "jax": "import jax.numpy as jnp",
     "numpy": "import numpy as np",
 }
-_WORDS = {"mxnet": "np", "pytorch": "torch", "tensorflow": "tf.math", "numpy": "np"}
-_ZEROS = {"tensorflow": "tf.Variable(d2l.zeros({}))", "numpy": "np.zeros({}, 'float32')"}
+_WORDS = {"mxnet": "np", "pytorch": "torch", "tensorflow": "tf.math", "jax": "jnp", "numpy": "np"}
+_ZEROS = {"tensorflow": "tf.Variable(d2l.zeros({}))", "jax": "jnp.zeros({})", "numpy": "np.zeros({}, 'float32')"}
 
 
 def function(tab, name, change=lambda text: text):
     """The function of an optimizer in the words of a tab; `change` may put a defect into the lines above."""
     states, constants, lines, counts = OPTIMIZERS[name]
     constants, *lines = change("\n".join((constants, *lines, "t = t + 1" if counts else ""))).split("\n")
-    passed = tab in ("tensorflow", "numpy")
+    passed = tab in ("tensorflow", "jax", "numpy")
     grads = "grads, " if passed else ""
     of_states = {0: "", 1: f", {''.join(states)}", 2: f", ({', '.join(states)})"}[len(states)]
     loop = f"p{of_states}{', g' * passed} in zip(params{', states' * bool(states)}{', grads' * passed})"
     if "," not in loop.partition(" in ")[0]:
         loop = "p in params"
+    if tab == "jax":
+        loop = re.sub(r"^(.*) in (.*)$", r"i, (\1) in enumerate(\2)", loop)
     out = [f"def {name}(params, {grads}states, hyperparams):", *(f"    {x}" for x in constants.split("\n") if x)]
     out.append(f"    for {loop}:")
     if tab == "pytorch":
@@ -80,9 +83,14 @@ def function(tab, name, change=lambda text: text):
         elif target not in ("p", *states):
             out.append(f"{inner}{target.removesuffix(' not stored')} = {value}")
         else:
-            out.append(f"{inner}{target}.assign({value})" if tab == "tensorflow" else f"{inner}{target}[:] = {value}")
+            write = {"tensorflow": "{}.assign({})", "jax": "{} = {}"}.get(tab, "{}[:] = {}")
+            out.append(inner + write.format(target, value))
     if tab == "pytorch":
         out.append("        p.grad.zero_()")
+    if tab == "jax":
+        out.append("        params[i] = p")
+        out += [f"        states[i] = {of_states[2:]}"] * bool(states)
+        after.append("    return params")
     return "\n".join(out + after)
 
 
@@ -91,10 +99,11 @@ def init(tab, name):
     zeros, number = _ZEROS.get(tab, "d2l.zeros({})"), len(OPTIMIZERS[name].states)
     if not number:
         return ""
+    of_tab = "list" if tab == "jax" else ""
     return (
         f"def init_{name.removeprefix('sgd_')}_states(feature_dim):\n"
         f"    w, b = ([{zeros.format('shape')} for _ in range({number})] for shape in ((feature_dim, 1), (1,)))\n"
-        f"    return (*w, *b) if {number} == 1 else (w, b)"
+        f"    return {of_tab}((*w, *b) if {number} == 1 else (w, b))"
     )
 
 

@@ -57,7 +57,7 @@ START = [np.ones((3, 2)), np.zeros(2)]
 def of_native(native, names=None):
     """The first two arguments of `save` and `load`."""
     params = native.params if names is None else dict(zip(names, native.params, strict=True))
-    return params, native.trainer if native.tab == "mxnet" else native.optimizer
+    return params, native.holder
 
 
 def run(native, first, last):
@@ -72,7 +72,7 @@ def test_native_optimizers_carry_on_from_one_another(first, second, rule, tmp_pa
     run(native, 0, 5)
     native.module.save(tmp_path / "run", *of_native(native))
     other = Native(second, rule, [p + 7 for p in START])
-    other.module.load(tmp_path / "run", *of_native(other))
+    other.load(tmp_path / "run")
     run(other, 5, 10)
     for start, grads, values in zip(START, GRADS, other.values(), strict=True):
         np.testing.assert_allclose(values, oracle.trajectory(rule, start, grads, 0.01)[:, -1], rtol=1e-12, atol=1e-14)
@@ -89,7 +89,7 @@ def test_functions_and_native_optimizers_carry_on_from_one_another(tab, rule, tm
     problem.run(rule, [[g[i] for g in GRADS] for i in range(4, 7)])
     problem.module.save(tmp_path / "run", problem.params, problem.states, problem.hyperparams)
     other = Native(tab, rule, START)
-    other.module.load(tmp_path / "run", *of_native(other))
+    other.load(tmp_path / "run")
     run(other, 7, 10)
     for start, grads, values in zip(START, GRADS, other.values(), strict=True):
         np.testing.assert_allclose(values, oracle.trajectory(rule, start, grads, 0.01)[:, -1], rtol=1e-12, atol=1e-14)
@@ -129,11 +129,11 @@ def test_torch_s_parameters_keep_clocks_of_their_own(tmp_path):
     tab.load(tmp_path / "run", *of_native(other))
     assert [int(other.optimizer.state[p]["step"]) for p in other.params] == [4, 3]
     gluon = Native("mxnet", "yogi", START)
-    gluon.module.load(tmp_path / "run", *of_native(gluon))
+    gluon.load(tmp_path / "run")
     assert gluon.optimizer._index_update_count == {0: 4, 1: 3}
     keras = Native("tensorflow", "yogi", START)
     with pytest.raises(ValueError, match=r"the parameters have made \[4, 3\] steps, here one number counts for all"):
-        keras.module.load(tmp_path / "run", *of_native(keras))
+        keras.load(tmp_path / "run")
 
 
 def test_constants_that_are_in_the_file_go_on(tmp_path):
@@ -817,7 +817,7 @@ def test_a_native_optimizer_with_other_constants_is_refused(tab, tmp_path):
         run(other, 0, 1)
         before = str(other.values())
         with pytest.raises(ValueError, match=words):
-            other.module.load(tmp_path / "run", *of_native(other))
+            other.load(tmp_path / "run")
         assert str(other.values()) == before
 
 

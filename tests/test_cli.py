@@ -234,7 +234,7 @@ def test_info_fails_on_damaged_data(tmp_path):
     [
         (("run", "--lr", "-1", "--tab", "numpy"), "Error: numpy: hyperparameter 'lr' is -1.0; the learning rate is"),
         (("run", "--batch-size", "0", "--tab", "numpy"), "Error: batch_size is 0; give a whole number from 1 on"),
-        (("run", "--tab", "jax"), "'jax' is not one of"),
+        (("run", "--tab", "caffe"), "'caffe' is not one of"),
         (("run", "--seed", "-1", "--tab", "numpy"), "Error: seed is -1; give a whole number from 0 on"),
         (("run", "--tab", "numpy", "--out", __file__), "is a file"),
         (("walk",), "No such command 'walk'"),

@@ -8,7 +8,7 @@ from frameworks import HALVES, TABS, Problem
 
 from d2l_adam import protocol
 
-OTHER = {"mxnet": "pytorch", "pytorch": "tensorflow", "tensorflow": "numpy", "numpy": "mxnet"}
+OTHER = {"mxnet": "pytorch", "pytorch": "tensorflow", "tensorflow": "numpy", "numpy": "mxnet", "jax": "numpy"}
 
 
 def grads_without(problem, i):
@@ -177,7 +177,7 @@ def _leaves(x):
 
 def _bytes(x):
     package = type(x).__module__.split(".")[0]
-    tab = "pytorch" if package == "torch" else package
+    tab = {"torch": "pytorch", "jaxlib": "jax"}.get(package, package)
     if tab == "tensorflow":
         x = getattr(x, "values", x)  # of tf.IndexedSlices
     return protocol.load(tab).TAB.asnumpy(x).tobytes() if tab in TABS and hasattr(x, "dtype") else repr(x)
@@ -232,7 +232,7 @@ def test_a_constant_that_is_below_zero_by_rounding_is_zero(tab):
         refused(problem, ValueError, f"hyperparameter '{name}' is {value}")
 
 
-@pytest.mark.parametrize("tab", ["tensorflow", "numpy"])
+@pytest.mark.parametrize("tab", ["tensorflow", "jax", "numpy"])
 @pytest.mark.parametrize(
     ("grad", "error", "words"),
     [
@@ -247,7 +247,7 @@ def test_a_gradient_unlike_its_parameter_is_refused(tab, grad, error, words):
     refused(problem, error, words)
 
 
-@pytest.mark.parametrize("tab", ["tensorflow", "numpy"])
+@pytest.mark.parametrize("tab", ["tensorflow", "jax", "numpy"])
 def test_a_gradient_of_another_framework_is_refused(tab):
     problem = sound(tab)
     problem.grads[1] = Problem("pytorch", [[1.0, 2.0]]).params[0].detach()
@@ -286,7 +286,7 @@ def test_integer_parameters_are_refused(tab):
     refused(problem, TypeError, words)
 
 
-@pytest.mark.parametrize("tab", ["tensorflow", "numpy"])
+@pytest.mark.parametrize("tab", ["tensorflow", "jax", "numpy"])
 def test_as_many_gradients_as_parameters_are_wanted(tab):
     problem = sound(tab)
     problem.grads.pop()

@@ -66,7 +66,7 @@ def modes(tab):
 @pytest.mark.parametrize("choice", [None, False])
 @pytest.mark.parametrize("tab", TABS)
 def test_a_function_and_its_time_step_stay_together(tab, choice, size):
-    if size > 3 and (choice is False or tab == "tensorflow"):
+    if size > 3 and (choice is False or tab in ("tensorflow", "jax")):
         pytest.skip("what is divided among threads is the fused pass")
     d2l_adam.set_fused(choice)
     problem = Problem(tab, [np.zeros(size), np.zeros(2)], lr=1e-3)
@@ -94,7 +94,7 @@ def test_a_function_and_its_time_step_stay_together(tab, choice, size):
     interrupted(step, check, 100 if size == 3 else 30)
 
 
-@pytest.mark.parametrize("tab", NATIVE)
+@pytest.mark.parametrize("tab", [tab for tab in NATIVE if tab != "jax"])  # whose optimizers change nothing
 def test_a_native_optimizer_and_its_clock_stay_together(tab):
     native = Native(tab, "adam", [np.zeros(3), np.zeros(2)], lr=1e-3, betas=(0.9, BETA2))
     if tab == "tensorflow":

@@ -169,7 +169,7 @@ def test_the_mutation_itself_changes_nothing(tab, rule):
 @pytest.mark.parametrize(
     ("setting", "error", "words"),
     [
-        ({"tab": "jax"}, ValueError, "unknown tab 'jax'; known: mxnet, pytorch, tensorflow, numpy"),
+        ({"tab": "caffe"}, ValueError, "unknown tab 'caffe'; known: mxnet, pytorch, tensorflow, jax, numpy"),
         ({"rule": "adagrads"}, ValueError, "unknown rule 'adagrads'; known: adam, yogi"),
         ({"dtype": "float16"}, ValueError, "unknown dtype 'float16'; known: float32, float64"),
         ({"batch_size": 0}, ValueError, "batch_size is 0; give a whole number from 1 on"),

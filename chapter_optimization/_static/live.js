@@ -289,7 +289,7 @@
       const losses = train(rule.value, given.give());
       const distances = apart(losses, reference);
       const measured = Object.keys(curves).filter((tab) => curves[tab][rule.value] && tab !== "reference");
-      const widths = { mxnet: 7, pytorch: 4, tensorflow: 2 };
+      const widths = { mxnet: 7, pytorch: 4, tensorflow: 2, jax: 1 };
       const lines = (of) => [
         ...measured.map((tab) => ({
           points: overEpochs(of(curves[tab][rule.value])), color: colors[tab], width: widths[tab], label: names[tab],

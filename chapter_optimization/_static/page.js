@@ -5,7 +5,7 @@
 
 (() => {
   const root = document.documentElement;
-  let names = ["mxnet", "pytorch", "tensorflow"];
+  let names = ["mxnet", "pytorch", "tensorflow", "jax"];
   const key = "d2l-adam-tab";
 
   function stored() {

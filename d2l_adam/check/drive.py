@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy
 
+from d2l_adam import contract
+
 #: How many steps the runs have; the second only has to tell whether the hyperparameters are heeded.
 STEPS = (300, 60)
 #: The number of the step in its run, of each row of a path.
@@ -92,9 +94,11 @@ def drive(
                 cure = "give it (params, grads, states, hyperparams)"
                 raise TypeError(f"a parameter has no gradient in {tab.TAB.name}; {cure}")
             grads = gives if gives[0] is not None else [p.grad for p in params]
-            # As d2l does: a list of its own each time, so that only what is changed in place lasts.
+            # As d2l does: a list of its own each time, so that only what is changed in place lasts (in JAX, returned).
             returned = trainer([*params], *([grads] if passed else []), states, hyperparams)
-            if returned is not None:
+            if tab.TAB.name == "jax":  # its arrays cannot be written: in the book, those that are returned go on
+                params = [*contract.listed(tab.TAB, "what it returns", returned)]
+            elif returned is not None:
                 notes["returns a value, which d2l's train_ch11 does not look at"] = None
             path.append(numpy.concatenate([numpy.asarray(tab.TAB.asnumpy(p), "float32").reshape(-1) for p in params]))
             if tab.TAB.name == "pytorch" and not passed and any(p.grad is not None and p.grad.any() for p in params):

@@ -35,7 +35,7 @@ def main() -> None:
         write(str(error))
         return
     try:
-        _ = module.d2l
+        sys.modules.setdefault(f"d2l.{module.TAB.module}", module.d2l)  # that of JAX is ours
     except (ImportError, AttributeError) as error:  # then what needs it says so
         without_d2l = str(error)
     write("")

@@ -1,0 +1,247 @@
+"""Rules as optax's `GradientTransformationExtraArgs`."""
+
+import functools
+import math
+import operator
+from collections import namedtuple
+from typing import Any
+
+import numpy
+
+from d2l_adam import checkpoint, contract, imports, native, rule, spec
+from d2l_adam.jax.framework import jax, jnp
+from d2l_adam.jax.tab import TAB
+
+with imports.framework("optax", pip="optax"):
+    import optax
+
+_TEXT = """
+The learning rate may also be a schedule, a function of the number of steps made before. Numbers may be traced, as by
+`optax.inject_hyperparams` (not in half precision: give it `hyperparam_dtype=jnp.float32`).
+
+Returns an `optax.GradientTransformationExtraArgs`. `update(grads, state, params)` takes trees of arrays of any shape
+in float16, bfloat16, float32 or float64; where the gradient is None, the state stays. `params` may be left out if the
+rule reads the parameter in `p = p - ...` only. The state is a named tuple: `count`, and a tree for each state of the
+rule, in float32 for half precision. Updates have the dtype of the parameter, and `optax.apply_updates` adds them: a
+step in half precision is rounded twice, by itself and in the sum.
+"""
+
+
+class _Value:
+    """A number or an array; a subclass knows some operations better."""
+
+    value: Any
+
+    def __neg__(self):
+        return -self.value
+
+    def __abs__(self):
+        return abs(self.value)
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    _operation = getattr(operator, _name)
+    setattr(_Value, f"__{_name}__", lambda x, y, of=_operation: of(x.value, _plain(y)))
+    setattr(_Value, f"__r{_name}__", lambda y, x, of=_operation: of(x, y.value))
+
+
+def _plain(x):
+    return x.value if isinstance(x, _Value) else x
+
+
+class _Moved(_Value):
+    """A parameter `p` that was moved by `by`, which would be rounded where they are added."""
+
+    def __init__(self, p, by):
+        self.p, self.by, self.shape = p, by, by.shape
+
+    @property
+    def value(self):
+        if self.p is None:
+            raise ValueError("jax: this rule reads the parameter; give update(grads, state, params) the params")
+        return self.p + self.by
+
+    def __add__(self, x):
+        return _Moved(self.p, self.by + _plain(x))
+
+    def __sub__(self, x):
+        return _Moved(self.p, self.by - _plain(x))
+
+
+class _Time(_Value):
+    """The time step, traced; `1 - beta2**t` would be 1.3e-5 off at first, as the difference of rounded numbers."""
+
+    def __init__(self, t):
+        self.value = t
+
+    def __add__(self, x):
+        return _Time(self.value + _plain(x))
+
+    def __sub__(self, x):
+        return _Time(self.value - _plain(x))
+
+    def __rpow__(self, base):
+        if isinstance(base, (int, float)) and base <= 0:
+            return base**self.value
+        return _Power(self.value * (math.log(base) if isinstance(base, (int, float)) else jnp.log(base)))
+
+
+class _Power(_Value):
+    """A power of which the logarithm is known."""
+
+    def __init__(self, log):
+        self.value, self.log = jnp.exp(log), log
+
+    def __rsub__(self, x):
+        return -jnp.expm1(self.log) if isinstance(x, (int, float)) and x == 1 else x - self.value
+
+
+_WORDS = {name: lambda *args, of=word: of(*map(_plain, args)) for name, word in TAB.words.items()}
+
+
+def _transformation(of, state_type, numbers):
+    """The steps of the rule `of` for optax; `numbers` are its constants, the learning rate perhaps a schedule."""
+    numbers = {name: x if name == "lr" and callable(x) else _number(name, x) for name, x in numbers.items()}
+    bound = of.bound(rule.of_arrays(_WORDS))
+
+    def init(params):
+        for path, p in jax.tree_util.tree_leaves_with_path(params):
+            contract.parameter(TAB, jax.tree_util.keystr(path), jnp.asarray(p))
+        states = [jax.tree.map(lambda p: TAB.zeros_like(jnp.asarray(p)), params) for _ in of.state]
+        return state_type(jnp.zeros([], jnp.int32), *states)
+
+    def update(updates, state, params=None, **extra_args):
+        count = optax.safe_increment(state.count)
+        given = {name: _number(name, x(state.count)) if callable(x) else x for name, x in numbers.items()}
+        grads, tree = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+        params = [None] * len(grads) if params is None else tree.flatten_up_to(params)
+        trees = [tree.flatten_up_to(x) for x in state[1:]]
+        rows = [row(given, count, p, g, *state) for p, g, *state in zip(params, grads, *trees, strict=True)]
+        updates, *trees = map(tree.unflatten, zip(*rows, strict=True)) if rows else (updates, *state[1:])
+        return updates, state_type(count, *trees)
+
+    def row(given, count, p, g, *state):
+        if g is None:
+            return None, *state
+        like = g if p is None else p
+        for x in (p, *state):
+            if x is not None and x.shape != g.shape:
+                raise ValueError(
+                    f"jax: a gradient has shape {g.shape}, its parameter or state {x.shape}; make them alike"
+                )
+        full = contract.state_dtype(like.dtype.name)
+        values = {name: x if isinstance(x, float) else x.astype(full) for name, x in given.items()}
+        old = _Moved(None if p is None else p.astype(full), jnp.zeros_like(g, dtype=full)), *state
+        new = bound(old[0], g.astype(full), *state, t=_Time(count.astype(full)), **values)
+        moved, *after = contract.returned(TAB, of, old, new)
+        by = moved.by if isinstance(moved, _Moved) else moved - old[0].value
+        return by.astype(like.dtype), *(_plain(x).astype(full) for x in after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _number(name, x):
+    """A constant, in its range if it is a number; an array, or what is traced, as it is."""
+    if not isinstance(x, (jax.Array, numpy.ndarray)):
+        return contract.number(TAB, name, x)
+    if x.dtype.name in contract.HALF:
+        raise TypeError(f"jax: {name} is {x.dtype}, too coarse; give inject_hyperparams hyperparam_dtype=jnp.float32")
+    return x
+
+
+def _state_type(name, of, fields):
+    """A named tuple for the state of a rule, by which it is known in a file."""
+    return type(name, (namedtuple(name, ("count", *fields)),), {"__slots__": (), "rule": of, "__module__": __name__})
+
+
+AdamState = _state_type("AdamState", rule.Rule(spec.adam), ("mu", "nu"))
+YogiState = _state_type("YogiState", rule.Rule(spec.yogi), ("mu", "nu"))
+
+
+def Adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-6):  # noqa: N802  as in the other tabs
+    """Adam of the chapter for optax.
+
+    >>> import optax, jax.numpy as jnp
+    >>> from d2l_adam.jax import Adam
+    >>> params, optimizer = jnp.array([1.0, 2.0]), Adam(learning_rate=0.1)
+    >>> updates, state = optimizer.update(2 * params, optimizer.init(params))
+    >>> [round(float(x), 3) for x in optax.apply_updates(params, updates)]
+    [0.9, 1.9]
+    """
+    return _transformation(AdamState.rule, AdamState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
+
+
+def Yogi(learning_rate=1e-2, b1=0.9, b2=0.999, eps=1e-3):  # noqa: N802
+    """Yogi of the chapter for optax.
+
+    >>> import optax
+    >>> from d2l_adam.jax import Yogi
+    >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), Yogi(learning_rate=0.01))
+    """
+    return _transformation(YogiState.rule, YogiState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
+
+
+@functools.cache
+def made(of: rule.Rule) -> Any:
+    """Return a function that makes optimizers of a rule; its constants are called as the rule calls them."""
+    name, signature = native.named(TAB, of), native.signature(of, "learning_rate", (), {})
+    state_type = _state_type(f"{name}State", of, of.state)
+
+    def factory(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        return _transformation(of, state_type, {"lr": given.arguments.pop("learning_rate"), **given.arguments})
+
+    factory.__name__ = factory.__qualname__ = name
+    factory.__module__, factory.__signature__ = f"d2l_adam.{TAB.module}", signature  # type: ignore[attr-defined]
+    factory.__doc__ = f"`{of.name}` as an optimizer for optax."
+    return _described(factory, of, {})
+
+
+def _described(factory: Any, of, names):
+    factory.rule, factory.names = of, names
+    native.describe(factory, "learning_rate", _TEXT)
+    return factory
+
+
+for _factory, _type in ((Adam, AdamState), (Yogi, YogiState)):
+    _described(_factory, _type.rule, {"beta1": "b1", "beta2": "b2"})
+
+
+def is_state(x):
+    """Whether this is the state of an optimizer of a rule."""
+    return isinstance(getattr(x, "rule", None), rule.Rule)
+
+
+class Held:
+    """The state of an optimizer, within that of what is around it: what of it is saved, or takes what is loaded."""
+
+    def __init__(self, around, constants):
+        self.constants = {name: contract.number(TAB, name, x) for name, x in constants.items()}
+        self.leaves, self.tree = jax.tree.flatten(around, is_leaf=is_state)
+        [self.state], self.count = filter(is_state, self.leaves), 0
+        for x in jax.tree.leaves(around, is_leaf=lambda x: isinstance(x, optax.MultiStepsState)):
+            if isinstance(x, optax.MultiStepsState) and x.mini_step:
+                raise ValueError(f"jax: {x.mini_step} gradients are accumulated; save and load after a step")
+
+    def holding(self, states):
+        """The state of all, with other arrays."""
+        columns = zip(self.state[1:], zip(*states, strict=True), strict=False)  # none of no parameters
+        trees = [jax.tree.unflatten(jax.tree.structure(x), y) for x, y in columns] or self.state[1:]
+        new = type(self.state)(jnp.asarray(self.count, jnp.int32), *trees)
+        return self.tree.unflatten([new if is_state(x) else x for x in self.leaves])
+
+
+def carried(params: list, held: Held) -> checkpoint.Carried:
+    """Return what the state of an optimizer of this module carries elsewhere."""
+    states = list(zip(*map(jax.tree.leaves, held.state[1:]), strict=True)) or [()] * len(params)
+    defaults = {name: x.default for name, x in held.state.rule.constants.items() if x.default is not None}
+    return checkpoint.Carried(
+        params=[[p] for p in params],
+        states=lambda: [[state] for state in states],
+        steps=[int(held.state.count)] * len(params),
+        set_steps=lambda steps: setattr(held, "count", max(steps, default=0)),
+        rule=held.state.rule,
+        constants=defaults | held.constants,
+        one_clock=True,
+    )
