@@ -9,7 +9,8 @@ from d2l_adam.jax.native import Adam, Yogi  # isort: skip  it needs what the tab
 __all__ = ["Adam", "Yogi", "jax"]
 
 NAME = TAB.name
-step, optimizer, init_states, save, load = TAB.step, TAB.optimizer, TAB.init_states, TAB.save, TAB.load
+step, optimizer, like, init_states = TAB.step, TAB.optimizer, TAB.like, TAB.init_states
+save, load = TAB.save, TAB.load
 init_adam_states, init_momentum_states = TAB.init_adam_states, TAB.init_momentum_states
 init_adagrad_states, init_rmsprop_states = TAB.init_adagrad_states, TAB.init_rmsprop_states
 init_adadelta_states = TAB.init_adadelta_states

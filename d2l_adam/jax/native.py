@@ -107,7 +107,7 @@ def _transformation(of, state_type, numbers):
     def init(params):
         for path, p in jax.tree_util.tree_leaves_with_path(params):
             contract.parameter(TAB, jax.tree_util.keystr(path), jnp.asarray(p))
-        states = [jax.tree.map(lambda p: TAB.zeros_like(jnp.asarray(p)), params) for _ in of.state]
+        states = [jax.tree.map(lambda p, x=x: TAB.start(jnp.asarray(p), x), params) for x in of.initial.values()]
         return state_type(jnp.zeros([], jnp.int32), *states)
 
     def update(updates, state, params=None, **extra_args):
@@ -194,7 +194,7 @@ def made(of: rule.Rule) -> Any:
 
     factory.__name__ = factory.__qualname__ = name
     factory.__module__, factory.__signature__ = f"d2l_adam.{TAB.module}", signature  # type: ignore[attr-defined]
-    factory.__doc__ = f"`{of.name}` as an optimizer for optax."
+    factory.__doc__ = f"`{of.dialect or of.name}` as an optimizer for optax."
     return _described(factory, of, {})
 
 

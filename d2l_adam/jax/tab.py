@@ -49,9 +49,12 @@ class JAX(Tab):
         with jax.enable_x64(True):
             return jnp.zeros(shape, dtype)
 
-    def zeros_like(self, p):
+    def start(self, p, value):
         with jax.enable_x64(True):
-            return jnp.zeros_like(p, dtype=contract.state_dtype(p.dtype.name))
+            return jnp.full_like(p, value, dtype=contract.state_dtype(p.dtype.name))
+
+    def zeros_like(self, p):
+        return self.start(p, 0)
 
     def book_states(self, rule, feature_dim, dtype=None):
         return list(super().book_states(rule, feature_dim, dtype))  # a step replaces its entries
@@ -91,10 +94,10 @@ class JAX(Tab):
 
         return self.documented(one_step, step.rule)
 
-    def optimizer(self, rule):
+    def optimizer(self, rule, initial=None):
         from d2l_adam.jax import native
 
-        return native.made(Rule(rule))
+        return native.made(Rule(rule, initial))
 
     def carried(self, params, optimizer):
         from d2l_adam.jax import native

@@ -308,7 +308,7 @@ class Adam(RuleOptimizer):
     """
 
     rule_step = _NativeStep(TAB, spec.adam)
-    amsgrad_step: Step | None = _NativeStep(TAB, spec.amsgrad)
+    amsgrad_step: TorchStep | None = _NativeStep(TAB, spec.amsgrad)
     state_names = {"v": "exp_avg", "s": "exp_avg_sq", "x": "max_exp_avg_sq"}
 
     def __init__(
