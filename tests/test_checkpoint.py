@@ -459,10 +459,10 @@ def test_a_file_that_is_no_such_file_is_refused(tmp_path):
 
 
 def test_a_later_version_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", 3)
+    monkeypatch.setattr(checkpoint, "VERSION", 4)
     saved(tmp_path / "run")
     monkeypatch.undo()
-    refused(tmp_path / "run", "is of version 3, this d2l_adam reads 1 to 2; upgrade d2l_adam")
+    refused(tmp_path / "run", "is of version 4, this d2l_adam reads 1 to 3; upgrade d2l_adam")
 
 
 def test_a_file_of_version_1_goes_on():
@@ -535,7 +535,7 @@ def test_every_rule_s_state_is_carried(first, second, rule, tmp_path):
         protocol.load(second).load(tmp_path / "run", *after, rule=known)
         assert numbers_of(second, *after[:2]) == numbers_of(first, *before[:2])
         assert after[2] | before[2] == after[2]
-        unknown = [[], ["v"], ["v", "s"], ["state0", "state1", "state2"]][len(Rule(rule).state)]
+        unknown = [[], ["v"], ["v", "s"], *([f"state{i}" for i in range(n)] for n in (3, 4))][len(Rule(rule).state)]
         names = unknown if known is None or rule is with_param else list(Rule(rule).state)
         assert content_of(tmp_path / "run")[0]["state"] == names
 
@@ -769,7 +769,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
             "'t' is 0; the time step is a whole number",
             (problem.params, problem.states, {"lr": 0.1, "t": 0}),
         ),
-        (ValueError, "unknown rule 'lion'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "lion")),
+        (ValueError, "unknown rule 'lyon'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "lyon")),
         (ValueError, "state of parameter 0", (problem.params, problem.states, {"t": 1}, "adagrad")),
         (ValueError, "state of parameter 1", (problem.params, [problem.states[0], None], {"t": 1})),
         (

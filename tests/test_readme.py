@@ -36,6 +36,7 @@ SHOWN, YOGI, IN_FIT, ANY_RULE, ONE_FILE = blocks(README)
 CHAPTER, CONCISE, OTHERS, TRAIN = blocks(GUIDE["notebook"])
 TORCH, KERAS, GLUON = blocks(GUIDE["optimizers"])
 (SPEED,), (CARRY,), (TESTING,), (FRAMEWORK,) = (blocks(GUIDE[x]) for x in ("speed", "files", "check", "frameworks"))
+LIKE, BEGUN, INITIAL = blocks(GUIDE["dialects"])
 RULE, STEP, IN_TORCH, IN_KERAS, IN_GLUON, LION_RENDERED, GOES_ON = blocks(GUIDE["rules"])
 
 
