@@ -24,7 +24,7 @@ from d2l_adam.rule import Rule
 _TABS = {"mxnet": "mxnet", "torch": "pytorch", "torch_optimizer": "pytorch", "pytorch_optimizer": "pytorch"}
 _TABS |= dict.fromkeys(("keras", "tensorflow", "tf_keras", "tensorflow_addons"), "tensorflow")
 #: Changes are looked for of so many of the nearest rules, each for so many steps: single ones, for the most part.
-NEAREST, BUDGET = 8, 5_000
+NEAREST, BUDGET = 4, 5_000
 _RUNS = drive.settings(["lr"])
 
 
@@ -171,7 +171,7 @@ def framework(made: Any, only: bool = False) -> str | None:
     for base in getattr(made, "__mro__", ())[1:]:
         if base.__name__ == "Optimizer" and (top := base.__module__.partition(".")[0]) in _TABS:
             return _TABS[top]
-    if inspect.isfunction(made) and made.__module__.startswith(("optax", "d2l_adam.jax")):
+    if inspect.isfunction(made) and str(made.__module__).startswith(("optax", "d2l_adam.jax")):
         return "optax" if "learning_rate" in inspect.signature(made).parameters else None
     return "numpy" if isinstance(made, type) and hasattr(made, "update") and not only else None
 
