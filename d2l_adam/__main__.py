@@ -454,10 +454,10 @@ def identify(names, as_json):
             click.echo(shown(found[-1].text()))
     if as_json:
         with _printing():
-            _print_json([x.as_dict() for x in found])
+            _print_json([x._asdict() for x in found])
     elif versions := dict.fromkeys(f"{x.name.partition('.')[0]} {x.version}" for x in found if x.version):
         click.echo(f"Versions: {', '.join(versions)}")
-    sys.exit(2 if any(x.error for x in found) else int(any(x.far for x in found)))
+    sys.exit(2 if any(x.error for x in found) else int(any(x.step is not None for x in found)))
 
 
 def _print_check(report):

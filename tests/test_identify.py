@@ -47,10 +47,10 @@ def from_scratch(folder, step=STEP, name="Adam"):
 def test_each_row_of_the_table_is_found_to_be_what_it_says(tab, name):
     found = identify(name)
     assert name in found.like, found.text()
-    assert (found.causes, found.far, found.error) == ((), None, "")
+    assert (found.causes, found.step, found.error) == ((), None, "")
     said = {key: x.default for key, x in dialects.TABLE[name].rule.constants.items() if key != "lr"}
-    assert said.items() <= found.as_dict()["constants"].items() or None in said.values()
-    assert found.rule.initial == dialects.TABLE[name].rule.initial
+    assert said.items() <= found.constants.items() or None in said.values()
+    assert found.initial == dialects.TABLE[name].rule.initial
     assert found.version
 
 
@@ -86,29 +86,29 @@ for name in dialects.TABLE:
 )
 def test_a_class_of_one_s_own_is_named_or_how_it_is_changed(step, rule, causes, tmp_path):
     found = identify(from_scratch(tmp_path, step))
-    assert (found.rule.name, found.causes, found.far, found.error) == (rule, causes, None, ""), found.text()
+    assert (found.rule, found.causes, found.step, found.error) == (rule, causes, None, ""), found.text()
 
 
 def test_its_own_constants_and_start_are_found(tmp_path):
     name = from_scratch(tmp_path)
     found = identify(f"{name}(beta1=0.7)")
-    assert (found.rule.name, found.rule.constants["beta1"].default, found.like) == ("adam_hat", 0.7, ())
+    assert (found.rule, found.constants["beta1"], found.like) == ("adam_hat", 0.7, ())
     assert found.text().startswith(f"{name}(beta1=0.7)  adam_hat (beta1=0.7, beta2=0.999, eps=1e-07")
     text = STEP.replace("self.v[key])", "self.v[key] + 1e-6 * self.beta2**self.iter)")  # as if v started at 1e-6
     found = identify(from_scratch(tmp_path, text, "Late"))
-    assert found.far
+    assert found.step
     assert 0 < found.apart < 0.5
 
 
 def test_what_is_none_of_these_has_a_nearest(tmp_path):
     name = from_scratch(tmp_path, "params[key] -= 0.03 * self.lr * np.sin(40 * grads[key])")
     found = identify(name)
-    assert found.far.step == 1
+    assert found.step == 1
     assert 0.1 < found.apart <= 1
     assert found.text().startswith(f"{name}  none of these; the nearest, ")
     assert f"is {found.apart:.2g} of the way apart, from step 1 on" in found.text()
     nearer = identify(from_scratch(tmp_path, f"{STEP}; params[key] *= 1 - 1e-5", "Shrinks"))
-    assert nearer.rule.name == "adam_hat"
+    assert nearer.rule == "adam_hat"
     assert nearer.apart < found.apart
 
 
@@ -149,7 +149,7 @@ def test_an_optimizer_that_fails_says_why_and_the_others_are_identified(tmp_path
     one, other = json.loads(done.stdout)
     assert done.exit_code == 1
     assert (one["rule"], one["constants"]["eps"], one["initial"]) == ("adam_hat", 1e-7, {"v": 0, "s": 0})
-    assert (other["far"]["step"], other["causes"]) == (1, [])
+    assert (other["step"], other["causes"]) == (1, [])
 
 
 @pytest.mark.needs("pytorch")
@@ -168,6 +168,26 @@ def test_a_star_stands_for_the_optimizers_of_a_module():
 @pytest.mark.parametrize("name", ["torch.optim.Adam", "keras.optimizers.Adam", "optax.yogi", "paper.AMSGrad"])
 def test_an_optimizer_like_another_passes_as_it(tab, name):
     assert_matches_spec(tab, protocol.load(tab).like(name), name)
+
+
+@pytest.mark.needs("pytorch")
+def test_the_guide_s_page_shows_what_is_printed_and_its_test_passes(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "chapter_optimization" / "guide" / "identify.md").read_text(encoding="utf-8")
+    from d2l_adam import torch as tab
+
+    namespace = {"MyAdam": tab.like("keras.optimizers.Adam")}
+    exec(page.partition("```python\n")[2].partition("```")[0], namespace)
+    namespace["test_adam_is_as_in_keras"]()
+    monkeypatch.chdir(tmp_path)
+    from_scratch(Path(), STEP.replace("(np.sqrt(self.v[key]) + 1e-7)", "np.sqrt(self.v[key] + 1e-7)"))
+    Path("adam.py").rename("mine.py")
+    done = CliRunner().invoke(
+        cli, ["identify", "torch.optim.Adam", "torch.optim.SGD(momentum=0.9)", "mine.py:Adam", "torch.optim.NAdam"]
+    )
+    *shown, nadam, versions = done.stdout.splitlines()
+    assert "\n".join(shown) in page
+    assert versions.startswith("Versions: torch 2.")
+    assert f"\n{nadam}\n" in page
 
 
 @pytest.mark.needs("pytorch")

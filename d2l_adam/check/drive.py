@@ -109,19 +109,13 @@ def drive(
     return numpy.array(path), list(notes)
 
 
-class Listed(list):
+class _Listed(list):
     """Parameters, or gradients, for code that may take them for a dict, such as *Deep Learning from Scratch*'s."""
 
     def keys(self):
-        """The numbers of the parameters."""
         return range(len(self))
 
-    def values(self):
-        """The arrays."""
-        return self
-
     def items(self):
-        """Numbers and arrays."""
         return enumerate(self)
 
 
@@ -141,8 +135,8 @@ def as_function(
         given = {name: hyperparams[key] for key, name in names.items()}
         if not made:
             made.append(cls(**given) if passed else cls(params, **given))
-        taken = Listed(params)
-        both = [taken, Listed(*grads)] if passed else [1]
+        taken = _Listed(params)
+        both = [taken, _Listed(*grads)] if passed else [1]
         getattr(made[0], method)(*([zip(*reversed(both), strict=True)] if passed and number == 1 else both[:number]))
         for p, x in zip(params, taken, strict=True):
             if p is not x:

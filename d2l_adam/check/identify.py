@@ -20,48 +20,46 @@ from d2l_adam.check.definitions import NAMES
 from d2l_adam.check.tree import Tree
 from d2l_adam.rule import Rule
 
+#: The tabs that have to be imported before these modules.
+_TABS = {"mxnet": "mxnet", "torch": "pytorch", "torch_optimizer": "pytorch", "pytorch_optimizer": "pytorch"}
+_TABS |= dict.fromkeys(("keras", "tensorflow", "tf_keras", "tensorflow_addons"), "tensorflow")
 #: Changes are looked for of so many of the nearest rules, each for so many steps: single ones, for the most part.
-NEAREST, BUDGET = 8, 5_000
+NEAREST, BUDGET = 4, 5_000
 _RUNS = drive.settings(["lr"])
 
 
 class Identity(NamedTuple):
     """What an optimizer is.
 
-    `rule` is the one of the table (`like` are the names there) whose path it takes; or with `causes`, such changes of
-    it; or where it is `far` from that, too, the nearest, which is `apart` by that part of the way on average. Or
-    `error` says why it could not be driven.
+    `rule` is the one whose path it takes, with these `constants` and this `initial` state, `like` the rows of the table
+    that are the same; or with `causes`, such changes of it. Where `step` is given it is none of these: the rule is the
+    nearest, which it leaves there, and from which it is `apart` by that part of the way on average. Or `error` says why
+    it could not be driven.
     """
 
     name: str
     version: str = ""
-    rule: Rule | None = None
+    rule: str = ""
+    constants: Mapping[str, float] = {}
+    initial: Mapping[str, float] = {}
     like: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
-    far: drift.Distance | None = None
+    step: int | None = None
     apart: float = 0.0
     error: str = ""
 
     def text(self) -> str:
         """The same as a line to read."""
-        if self.rule is None:
+        if self.error:
             return f"{self.name}  could not be driven: {self.error}"
-        numbers = [f"{key}={x.default:g}" for key, x in self.rule.constants.items() if key != "lr"]
-        numbers += [f"{key} starts at {x:g}" for key, x in self.rule.initial.items() if x]
-        said = self.rule.name + (f" ({', '.join(numbers)})" if numbers else "")
-        if self.far:
-            said += f", is {self.apart:.2g} of the way apart, from step {self.far.step} on"
-            return f"{self.name}  none of these; the nearest, {said}"
-        if self.causes:
-            return f"{self.name}  {said}, but {'; '.join(self.causes)}"
-        return f"{self.name}  {said}" + (f"; as {', '.join(self.like)}" if self.like else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
-        rule = self.rule
-        constants = {key: x.default for key, x in rule.constants.items() if key != "lr"} if rule else {}
-        told = {"rule": rule and rule.name, "constants": constants, "initial": rule.initial if rule else {}}
-        return self._asdict() | told | {"far": self.far and self.far._asdict()}
+        numbers = [f"{key}={x:g}" for key, x in self.constants.items()]
+        numbers += [f"{key} starts at {x:g}" for key, x in self.initial.items() if x]
+        said = self.rule + (f" ({', '.join(numbers)})" if numbers else "")
+        if self.step is not None:
+            apart = f"is {self.apart:.2g} of the way apart, from step {self.step} on"
+            return f"{self.name}  none of these; the nearest, {said}, {apart}"
+        rest = f", but {'; '.join(self.causes)}" if self.causes else f"; as {', '.join(self.like)}" if self.like else ""
+        return f"{self.name}  {said}{rest}"
 
 
 def names(pattern: str) -> list[str]:
@@ -89,11 +87,18 @@ def identify(name: str) -> Identity:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         cure = "; what it is made with may stand in brackets" if "__init__() missing" in words else ""
         return Identity(name, version, error=words + cure)
+
+    def told(rule, *more):
+        constants = {key: x.default for key, x in rule.constants.items() if key != "lr"}
+        rows = [x for x in dialects.TABLE.values() if (x.rule.name, x.rule.initial) == (rule.name, rule.initial)]
+        like = [x.name for x in rows if all(x.rule.constants[k].default in (None, y) for k, y in constants.items())]
+        return Identity(name, version, rule.name, constants, rule.initial, tuple(like), *more)
+
     apart: dict[Rule, float] = {}
     given = _constants(made)
     for rule in _candidates(name, given):
         if drift.distance(_path(rule), path).agree:
-            return Identity(name, version, rule, _like(rule))
+            return told(rule)
         apart[rule] = drift.apart(_path(rule), path)
     nearest: dict[Any, Rule] = {}
     for rule in sorted(apart, key=lambda rule: apart[rule]):
@@ -102,9 +107,9 @@ def identify(name: str) -> Identity:
     searches = {x: mutants.explain(Tree(x), _RUNS, path.fits, tried, BUDGET) for x in [*nearest.values()][:NEAREST]}
     changed = {rule: search.causes[0] for rule, search in searches.items() if search.causes}
     for rule in sorted(changed, key=lambda rule: len(changed[rule])):
-        return Identity(name, version, rule, _like(rule), changed[rule])
+        return told(rule, changed[rule])
     rule = next(iter(nearest.values()))
-    return Identity(name, version, rule, _like(rule), (), drift.distance(_path(rule), path), apart[rule])
+    return told(rule, (), drift.distance(_path(rule), path).step, apart[rule])
 
 
 def as_function(made: Any, hyperparams: list[str]) -> tuple[Any, Any, Any, bool]:
@@ -163,11 +168,10 @@ class _Transformation:
 def framework(made: Any, only: bool = False) -> str | None:
     """Return the tab that drives an optimizer, or "optax", or None; `only` if nothing but a library's own counts."""
     made = made.func if isinstance(made, functools.partial) else made
-    bases = {(x.__module__.partition(".")[0], x.__name__) for x in getattr(made, "__mro__", ())[1:]}
-    for module, tab in {"torch": "pytorch", "keras": "tensorflow", "tf_keras": "tensorflow", "mxnet": "mxnet"}.items():
-        if (module, "Optimizer") in bases:
-            return tab
-    if inspect.isfunction(made) and made.__module__.startswith(("optax", "d2l_adam.jax")):
+    for base in getattr(made, "__mro__", ())[1:]:
+        if base.__name__ == "Optimizer" and (top := base.__module__.partition(".")[0]) in _TABS:
+            return _TABS[top]
+    if inspect.isfunction(made) and str(made.__module__).startswith(("optax", "d2l_adam.jax")):
         return "optax" if "learning_rate" in inspect.signature(made).parameters else None
     return "numpy" if isinstance(made, type) and hasattr(made, "update") and not only else None
 
@@ -181,6 +185,8 @@ def _made(name):
         options |= {x.id: drive.HYPERPARAMS.get(x.id, (0.9,))[0] for x in call.args}
     except (SyntaxError, ValueError, AttributeError):
         raise ValueError(f"{name!r} is no name with arguments, such as torch.optim.SGD(momentum=0.9)") from None
+    if path.startswith(("tf.keras.", "tensorflow.keras.")):
+        path = path[path.index("keras.") :]
     module_name, _, last = path.rpartition(":" if ":" in path else ".")
     if not module_name:
         dialects.find(path)  # which is not there, and lists those near it
@@ -197,9 +203,8 @@ def _module(name):
     """Import a module, after what has to be imported before it; or the one that a file is."""
     top = name.partition(".")[0]
     try:
-        for tab in ("mxnet", "tensorflow"):  # they need the names that NumPy has dropped, and an order
-            if top == tab or (tab == "tensorflow" and top in ("keras", "tf_keras", "tensorflow_addons")):
-                protocol.load(tab)
+        if top in _TABS:
+            protocol.load(_TABS[top])
         if name.endswith(".py"):
             found: Any = importlib.util.spec_from_file_location(name, name)
             sys.modules[name] = module = importlib.util.module_from_spec(found)  # where its source is looked for
@@ -233,15 +238,6 @@ def _candidates(name, given: Mapping[str, float]) -> Iterator[Rule]:
             made = Rule(rule, None, defaults)
             if all(x.default is not None for key, x in made.constants.items() if key != "lr"):
                 yield made
-
-
-def _like(rule):
-    """The rows of the table that are a rule with its constants and its start."""
-    rows = [row for row in dialects.TABLE.values() if (row.rule.name, row.rule.initial) == (rule.name, rule.initial)]
-    ours = {key: x.default for key, x in rule.constants.items() if key != "lr"}
-    return tuple(
-        row.name for row in rows if all(row.rule.constants[key].default in (None, x) for key, x in ours.items())
-    )
 
 
 def numbers(made: Any) -> tuple[float, ...]:
