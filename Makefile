@@ -50,7 +50,7 @@ run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute 
 	@touch $(notebooks)
 
 distributed: $(ready) | build/tmp ## Train in two processes on each framework's own engine, and compare the curves
-	@$(python) chapter_optimization/distributed.py $(tabs:%=--tab %)
+	@$(python) chapter_optimization/distributed.py $(patsubst %,--tab %,$(filter-out jax,$(tabs)))
 
 # Not a prerequisite: notebooks that are there stay as they are, with what their reader changed.
 lab: $(ready) | build/tmp ## Open the executed notebooks in JupyterLab

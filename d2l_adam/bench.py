@@ -118,14 +118,21 @@ def _keras(tf, shapes, make):
 
 
 def _optax(jax, shapes, make):
-    """An update in jax.jit, its buffers given away, as in a training loop."""
+    """A step in jax.jit, which takes the buffers of parameters and state over, as in a training loop."""
+    import optax
+
     params, grads = ([jax.numpy.full(shape, 0.5) for shape in shapes] for _ in range(2))
     optimizer = make(_LR)
-    state, update = [optimizer.init(params)], jax.jit(optimizer.update, donate_argnums=1)
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
 
     def step():
-        updates, state[0] = update(grads, state[0], params)
-        jax.block_until_ready((updates, state[0]))
+        nonlocal state
+        params[:], state = jax.block_until_ready(update(params, state, grads))
 
     return lambda: None, step, params
 

@@ -44,6 +44,7 @@ def test_the_last_contestant_is_another_adam(tab):
             "pytorch": "torch.optim.Adam(fused=True)",
             "tensorflow": "keras.optimizers.Adam",
             "mxnet": "mx.optimizer.Adam",
+            "jax": "optax.adam",
             "numpy": "the chapter's code",
         }[tab]
     )

@@ -18,6 +18,7 @@ from unittest import mock
 
 import matplotlib
 import numpy as np
+import optax
 import oracle
 import pytest
 from matplotlib import pyplot
@@ -29,12 +30,13 @@ import references
 from d2l_adam import data, protocol, spec
 from d2l_adam.check import markdown
 
+jax = protocol.load("jax").jax
 mxnet, torch, tf = protocol.load("mxnet").mxnet, protocol.load("pytorch").torch, protocol.load("tensorflow").tf
 
 TEXTS = {name: (references.FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in references.SOURCES}
 CELLS = {name: markdown.read(text) for name, text in TEXTS.items()}
 PROSE = {name: [cell.source for cell in read if cell.kind == "markdown"] for name, read in CELLS.items()}
-FRAMEWORKS = ("mxnet", "pytorch", "tensorflow")
+FRAMEWORKS = ("mxnet", "pytorch", "tensorflow", "jax")
 
 
 def test_both_languages_have_the_same_cells():
@@ -109,7 +111,7 @@ def test_every_figure_has_a_text_of_its_own_and_no_mark_is_left(name, tab):
     made = notebooks.notebook(CELLS[name], tab, references.SOURCES[name])
     drawing = [cell for cell in made.cells if cell.cell_type == "code" and DRAWS.search(cell.source)]
     texts = [cell.metadata["alt"] for cell in drawing]
-    assert len(texts) == len({*texts}) == 9
+    assert len(texts) == len({*texts}) == 10
     assert all(JAPANESE.search(text) for text in texts) == (name == "adam")
     prose = [cell.source for cell in made.cells if cell.cell_type == "markdown"]
     assert "<!--" not in "".join(prose) and all(prose)
@@ -169,7 +171,7 @@ def test_the_bibliography_is_cited_and_complete():
 
 def test_the_discussions_are_those_of_the_tab():
     for name, read in CELLS.items():
-        for tab, thread in zip(FRAMEWORKS, ("358", "1078", "1079"), strict=True):
+        for tab, thread in zip(FRAMEWORKS[:3], ("358", "1078", "1079"), strict=True):  # there is none for JAX
             [link] = [cell.source for cell in read if cell.tabs == (tab,) and cell.kind == "markdown"]
             assert link.endswith(f"(https://discuss.d2l.ai/t/{thread})"), name
 
@@ -778,12 +780,19 @@ def test_the_defaults_of_the_table_are_the_libraries(name):
     lines = re.findall(r"^\|.*\|$", TEXTS[name], re.MULTILINE)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines][2:]
     libraries = [re.search("PyTorch|Keras|MXNet|optax|TensorFlow", row[0])[0] for row in rows]
-    assert libraries == ["PyTorch", "Keras", "MXNet", "optax", "TensorFlow"]
+    assert libraries == ["PyTorch", "optax", "Keras", "MXNet", "optax", "TensorFlow"]
     adam, keras, gluon = torch.optim.Adam([torch.zeros(1)]).defaults, tf.keras.optimizers.Adam(), mxnet.optimizer.Adam()
-    expected = [(adam["lr"], adam["eps"]), (float(keras.learning_rate), keras.epsilon), (gluon.lr, gluon.epsilon)]
+    default = inspect.signature(optax.adam).parameters["eps"].default
+    expected = [
+        (adam["lr"], adam["eps"]),
+        (None, default),
+        (float(keras.learning_rate), keras.epsilon),
+        (gluon.lr, gluon.epsilon),
+    ]
     for row, (lr, eps) in zip(rows, expected, strict=False):
-        assert (float(row[2]), float(row[3])) == (pytest.approx(lr), pytest.approx(eps))
-    assert ["eps_hat" in row[1] for row in rows] == [False, True, True, False, True]
+        assert float(row[3]) == pytest.approx(eps)
+        assert row[2] in ("none", "なし") if lr is None else float(row[2]) == pytest.approx(lr)
+    assert ["eps_hat" in row[1] for row in rows] == [False, False, True, True, False, True]
 
 
 GRADS = np.random.default_rng(0).normal(size=(1000, 4)) * [1, 1e-4, 30, 1e-3]
@@ -806,6 +815,14 @@ def built_in(framework, grads, eps):
             optimizer.epsilon = eps(t)
             optimizer.apply([tf.constant(g)], [p])
             path.append(p.numpy())
+    elif framework == "jax":
+        p, state = jax.numpy.zeros(4), None
+        for t, g in enumerate(grads, start=1):
+            optimizer = optax.adam(0.01, eps=eps(t))
+            state = optimizer.init(p) if state is None else state
+            updates, state = optimizer.update(jax.numpy.asarray(g, "float32"), state)
+            p = optax.apply_updates(p, updates)
+            path.append(np.asarray(p))
     else:
         p, optimizer = mxnet.np.zeros(4, dtype="float64"), mxnet.optimizer.Adam(learning_rate=0.01)
         update = mxnet.optimizer.get_updater(optimizer)
@@ -821,8 +838,8 @@ def test_a_built_in_adam_agrees_when_the_table_says_so(framework):
     expected = oracle.trajectory("adam", np.zeros(4), GRADS, 0.01)[0]
     plain = built_in(framework, GRADS, lambda t: 1e-6)
     hat = built_in(framework, GRADS, lambda t: 1e-6 * math.sqrt(1 - 0.999**t))
-    right, other = (plain, hat) if framework == "pytorch" else (hat, plain)
-    # Keras and MXNet hold the betas in single precision.
+    right, other = (plain, hat) if framework in ("pytorch", "jax") else (hat, plain)
+    # Keras and MXNet hold the betas in single precision; optax and its parameters are in it.
     assert np.abs(right - expected).max() < (1e-14 if framework == "pytorch" else 2e-5)
     assert np.abs(other - expected).max() > 1e-4
 

@@ -13,7 +13,7 @@ from d2l_adam import protocol
 
 #: Other libraries; among them Triton, as PyTorch's GPU builds bring it, so that they need not be here.
 PEERS = Path(__file__).parents[1] / ".venv" / "peers"
-FRAMEWORKS = ("mxnet", "torch", "tensorflow")
+FRAMEWORKS = ("mxnet", "torch", "tensorflow", "jax")
 
 
 def with_folder(folder):
@@ -88,6 +88,7 @@ def test_the_command_line_loads_no_framework_until_it_runs():
         ("mxnet", "pip install --no-deps mxnet==1.9.1 && pip install 'graphviz<0.9' requests setuptools"),
         ("torch", "pip install torch"),
         ("tensorflow", "pip install tensorflow"),
+        ("jax", "pip install jax"),
     ],
 )
 def test_a_missing_framework_is_named_with_its_pip_line(name, pip):
@@ -110,6 +111,8 @@ ORDERS = {
     ("import tensorflow", "import torch"): False,
     ("import d2l_adam.tensorflow", "import torch"): False,
     ("import keras", "import d2l_adam.mxnet", "import d2l_adam.torch"): False,
+    ("import d2l_adam.jax", "import tensorflow"): False,
+    ("import torch", "import optax", "import d2l_adam.jax"): True,
 }
 USE = """
 import sys, d2l_adam
@@ -127,13 +130,13 @@ print(torch.compile(torch.sum, backend="eager")(torch.ones(3)).item())  # the ot
 """
 
 
-@pytest.mark.needs("mxnet", "pytorch", "tensorflow")
+@pytest.mark.needs("mxnet", "pytorch", "tensorflow", "jax")
 @pytest.mark.parametrize("order", ORDERS, ids="; ".join)
 def test_frameworks_and_tabs_may_be_imported_in_any_order(order):
     assert PEERS.is_dir(), "the other libraries are not installed; run: make setup-tests"
     printed = python("\n".join(order) + USE, PEERS).splitlines()
     whole = ORDERS[order] or sys.platform != "linux"
-    assert printed == ["without Triton"] * (not whole) + ["numpy mxnet pytorch tensorflow", "3.0"]
+    assert printed == ["without Triton"] * (not whole) + ["numpy mxnet pytorch tensorflow jax", "3.0"]
 
 
 @pytest.mark.needs("mxnet", "pytorch", "tensorflow")

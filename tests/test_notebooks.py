@@ -1,4 +1,4 @@
-"""The six notebooks, executed: nothing fails, every output is there, and says what the text says."""
+"""The eight notebooks, executed: nothing fails, every output is there, and says what the text says."""
 
 import os
 import re

@@ -15,11 +15,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import sync_playwright
 
-pytestmark = pytest.mark.needs("mxnet", "pytorch", "tensorflow")
+pytestmark = pytest.mark.needs("mxnet", "pytorch", "tensorflow", "jax")
 CHAPTER = Path(__file__).parents[1] / "chapter_optimization"
 SOURCES = {"ja": "adam", "en": "adam_origin"}
 OTHER = {"ja": "en", "en": "ja"}
-NAMES = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow"}
+NAMES = {"mxnet": "MXNet", "pytorch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 SHOWN = "node => node.checkVisibility()"
 FLAGS = [
     "--headless",
@@ -137,7 +137,7 @@ def panels(page):
     return page.eval_on_selector_all(
         ".tabs",
         "groups => groups.map(group => [...group.querySelectorAll('.tab')].filter(tab => tab.checkVisibility())"
-        ".map(tab => ['mxnet', 'pytorch', 'tensorflow'].find(name => tab.classList.contains(name))))",
+        ".map(tab => ['mxnet', 'pytorch', 'tensorflow', 'jax'].find(name => tab.classList.contains(name))))",
     )
 
 
@@ -159,7 +159,7 @@ def test_a_tab_switches_every_group(visit, language):
     page = visit(f"{language}/adam.html")
     groups = len(panels(page))
     assert groups > 5
-    for bar, name in ((0, "tensorflow"), (groups - 1, "mxnet"), (2, "pytorch")):
+    for bar, name in ((0, "tensorflow"), (groups - 1, "mxnet"), (1, "jax"), (2, "pytorch")):
         page.locator(".tab-bar").nth(bar).get_by_role("tab", name=NAMES[name]).click()
         assert panels(page) == [[name]] * groups
         assert selected(page) == [name] * groups
@@ -206,7 +206,7 @@ def test_the_choice_stays(visit):
 
 def test_a_choice_that_is_no_tab_is_ignored(visit):
     page = visit("ja/adam.html")
-    page.evaluate("localStorage.setItem('d2l-adam-tab', 'jax')")
+    page.evaluate("localStorage.setItem('d2l-adam-tab', 'caffe')")
     page.reload()
     assert {*map(tuple, panels(page))} == {("pytorch",)}
 
@@ -249,8 +249,8 @@ def test_the_keyboard(visit):
     page = visit("ja/adam.html")
     bars = page.locator(".tab-bar")
     bars.nth(3).get_by_role("tab", name="MXNet").click()
-    steps = {"ArrowRight": "pytorch", "End": "tensorflow", "ArrowLeft": "pytorch", "Home": "mxnet"}
-    for key, name in (*steps.items(), ("ArrowLeft", "tensorflow"), ("ArrowRight", "mxnet")):
+    steps = {"ArrowRight": "pytorch", "End": "jax", "ArrowLeft": "tensorflow", "Home": "mxnet"}
+    for key, name in (*steps.items(), ("ArrowLeft", "jax"), ("ArrowRight", "mxnet")):
         page.keyboard.press(key)
         assert {*selected(page)} == {name}
         assert {*map(tuple, panels(page))} == {(name,)}

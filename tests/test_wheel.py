@@ -39,7 +39,7 @@ def test_each_extra_asks_for_its_own_framework_only(wheel):
     (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
     lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
     needs = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist")]
-    for framework in ("torch", "tensorflow", "mxnet"):
+    for framework in ("torch", "tensorflow", "mxnet", "jax"):
         assert [f"extra == '{framework}'" in need for need in needs if need.startswith(framework)] == [True]
 
 

@@ -1,5 +1,6 @@
 """What the chapter takes from `d2l`, whose module for JAX has none of it: data, the two training loops, and figures."""
 
+import sys
 import time
 
 import numpy
@@ -52,6 +53,10 @@ def _train(step, loss, data_iter, num_epochs):
             if seen // 200 > before // 200:
                 epochs.append(seen / len(data_iter.labels))
                 losses.append(float(loss(data_iter.features, data_iter.labels)))
+    if "ipykernel" in sys.modules:  # in a notebook, as vectors, as d2l does
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")
     axes = plt.subplots(figsize=(3.5, 2.5))[1]
     axes.plot(epochs, losses)
     axes.set(xlabel="epoch", ylabel="loss", xlim=[0, num_epochs], ylim=[0.22, 0.35])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from d2l_adam import checkpoint, contract, imports, native, rule, spec
+from d2l_adam import contract, imports, native, rule, spec
 from d2l_adam.jax.framework import jax, jnp
 from d2l_adam.jax.tab import TAB
 
@@ -206,42 +206,3 @@ def _described(factory: Any, of, names):
 
 for _factory, _type in ((Adam, AdamState), (Yogi, YogiState)):
     _described(_factory, _type.rule, {"beta1": "b1", "beta2": "b2"})
-
-
-def is_state(x):
-    """Whether this is the state of an optimizer of a rule."""
-    return isinstance(getattr(x, "rule", None), rule.Rule)
-
-
-class Held:
-    """The state of an optimizer, within that of what is around it: what of it is saved, or takes what is loaded."""
-
-    def __init__(self, around, constants):
-        self.constants = {name: contract.number(TAB, name, x) for name, x in constants.items()}
-        self.leaves, self.tree = jax.tree.flatten(around, is_leaf=is_state)
-        [self.state], self.count = filter(is_state, self.leaves), 0
-        for x in jax.tree.leaves(around, is_leaf=lambda x: isinstance(x, optax.MultiStepsState)):
-            if isinstance(x, optax.MultiStepsState) and x.mini_step:
-                raise ValueError(f"jax: {x.mini_step} gradients are accumulated; save and load after a step")
-
-    def holding(self, states):
-        """The state of all, with other arrays."""
-        columns = zip(self.state[1:], zip(*states, strict=True), strict=False)  # none of no parameters
-        trees = [jax.tree.unflatten(jax.tree.structure(x), y) for x, y in columns] or self.state[1:]
-        new = type(self.state)(jnp.asarray(self.count, jnp.int32), *trees)
-        return self.tree.unflatten([new if is_state(x) else x for x in self.leaves])
-
-
-def carried(params: list, held: Held) -> checkpoint.Carried:
-    """Return what the state of an optimizer of this module carries elsewhere."""
-    states = list(zip(*map(jax.tree.leaves, held.state[1:]), strict=True)) or [()] * len(params)
-    defaults = {name: x.default for name, x in held.state.rule.constants.items() if x.default is not None}
-    return checkpoint.Carried(
-        params=[[p] for p in params],
-        states=lambda: [[state] for state in states],
-        steps=[int(held.state.count)] * len(params),
-        set_steps=lambda steps: setattr(held, "count", max(steps, default=0)),
-        rule=held.state.rule,
-        constants=defaults | held.constants,
-        one_clock=True,
-    )

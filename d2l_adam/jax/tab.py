@@ -5,7 +5,7 @@ import importlib
 
 import numpy
 
-from d2l_adam import checkpoint, contract
+from d2l_adam import contract
 from d2l_adam.interrupt import deferred
 from d2l_adam.jax.framework import jax, jnp
 from d2l_adam.rule import Rule
@@ -44,8 +44,7 @@ class JAX(Tab):
         return numpy.array(x)
 
     def zeros(self, shape, dtype=None):
-        if dtype is None:
-            return jnp.zeros(shape)
+        dtype = dtype or jnp.zeros(()).dtype
         with jax.enable_x64(True):
             return jnp.zeros(shape, dtype)
 
@@ -78,11 +77,7 @@ class JAX(Tab):
             `params` and `grads` hold `jax.Array`s of equal shape and dtype; arrays that were read before stay as they
             are. Returns `params`. A step is not for `jax.jit`, which would freeze `t`: it compiles itself.
             """
-            for name, x in (("params", params), ("states", states if step.rule.state else [])):
-                if not isinstance(x, list):
-                    kind = f"{type(x).__module__}.{type(x).__qualname__}"
-                    cure = "give a list, with one entry a parameter, as these are replaced"
-                    raise TypeError(f"jax: {name} is {kind}; {cure}")
+            refuse_fixed(params=params, states=states if step.rule.state else [])
             grads = contract.listed(self, "grads", grads)
             if any(isinstance(x, jax.core.Tracer) for x in (*params, *grads)):
                 raise TypeError(
@@ -99,28 +94,20 @@ class JAX(Tab):
 
         return native.made(Rule(rule, initial))
 
-    def carried(self, params, optimizer):
-        from d2l_adam.jax import native
-
-        return native.carried(params, optimizer)
-
     def save(self, file, params, states, hyperparams=None, rule=None):
         """Do what every tab does; of an optimizer, `states` is its state, and `hyperparams` its constants.
 
         The state does not know them: left out, they are the rule's own. `params` may then be any tree.
         """
-        checkpoint.save(self, file, *_flat(params, states, hyperparams, rule))
+        from d2l_adam.jax import files
+
+        files.save(file, params, states, hyperparams, rule)
 
     def load(self, file, params, states, hyperparams=None, rule=None, axes=None):
         """Likewise; returns parameters and state: an optimizer's are new, the lists of a function have new entries."""
-        loading, (flat, held, given, rule) = _Loading(), _flat(params, states, hyperparams, rule)
-        with deferred(), jax.enable_x64(True):
-            checkpoint.load(loading, file, flat, held, given, rule, axes)
-            if held is states:
-                self.replace(params, states, [Values(self, [], loading.rows)])
-                return params, states
-        params = jax.tree.unflatten(jax.tree.structure(params), [p for p, *_ in loading.rows])
-        return params, held.holding([state for _, *state in loading.rows])
+        from d2l_adam.jax import files
+
+        return files.load(file, params, states, hyperparams, rule, axes)
 
     def late(self, name):
         return importlib.import_module("d2l_adam.jax.d2l") if name == "d2l" else super().late(name)
@@ -161,26 +148,12 @@ def _values(step, numbers, rows):
     return values
 
 
-class _Loading(JAX):
-    """The tab while a file is loaded: it keeps what is to be filled in, for each parameter."""
-
-    def __init__(self):
-        self.rows = []
-
-    def fill(self, arrays, values):
-        self.rows.append([x.at[...].set(value) for x, value in zip(arrays, values, strict=True)])
-
-
-def _flat(params, states, hyperparams, rule):
-    """The arguments as `checkpoint` takes them: trees as a list, or a dict with names; an optimizer's state as held."""
-    from d2l_adam.jax import native
-
-    if not any(map(native.is_state, jax.tree.leaves(states, is_leaf=native.is_state))):
-        return params, states, hyperparams, rule
-    held, leaves = native.Held(states, hyperparams or {}), jax.tree_util.tree_leaves_with_path(params)
-    if isinstance(params, list) and all(len(path) == 1 for path, _ in leaves):  # matched by position
-        return params, held, None, rule
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): p for path, p in leaves}, held, None, rule
+def refuse_fixed(**arguments):
+    """Refuse what is no list: its entries could not be replaced."""
+    for name, x in arguments.items():
+        if not isinstance(x, list):
+            kind = f"{type(x).__module__}.{type(x).__qualname__}"
+            raise TypeError(f"jax: {name} is {kind}; give a list, with one entry a parameter, as these are replaced")
 
 
 @jax.jit
