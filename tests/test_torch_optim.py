@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -23,6 +23,8 @@ from d2l_adam.spec import maximum, sign, sqrt, square
 from d2l_adam.torch import Adam, Yogi, gpu, memory, torch
 from d2l_adam.torch import compiled as compiling
 
+TESTS = Path(__file__).parent
+PEERS = TESTS.parent / ".venv" / "peers"  # among them Triton, as PyTorch's GPU builds bring it
 TWIN = {"lr": 0.05, "eps": 1e-6}
 PARAMS = [np.random.default_rng(0).normal(size=shape) for shape in ((4, 3), (2,), ())]
 
@@ -797,7 +799,7 @@ def all_words(p, g, v, s, x, t, lr, beta=0.9, eps=1e-6):
     return p, v, s, x
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with PyTorch's builds for GPUs")
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux only")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu.py does this on the GPU")
 def test_what_a_gpu_s_kernel_computes():
     """As Triton's interpreter runs it, in the memory of the processor."""
@@ -820,7 +822,7 @@ def test_what_a_gpu_s_kernel_computes():
             assert all(isinstance(x, gpu.Kernel) for x in cls.rule_step.kernels.values())
         print("seen")
     """
-    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
+    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, PEERS)))}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
     assert done.stdout == "seen\n", done.stderr
 

@@ -15,13 +15,13 @@ def save(file, params, states, hyperparams, rule):
     checkpoint.save(_Filed(), file, *_flat(params, states, hyperparams, rule))
 
 
-def load(file, params, states, hyperparams, rule, axes):
+def load(file, params, states, hyperparams, rule, axes, convert):
     """Do what `JAX.load` says."""
     tab, (flat, held, given, rule) = _Filed(), _flat(params, states, hyperparams, rule)
     if held is states:
         refuse_fixed(params=params if not isinstance(params, dict) else [], states=[] if states is None else states)
     with deferred(), jax.enable_x64(True):
-        checkpoint.load(tab, file, flat, held, given, rule, axes)
+        checkpoint.load(tab, file, flat, held, given, rule, axes, convert)
         if held is states:
             TAB.replace(params, states, [Values(tab, [], tab.rows)])
             return params, states

@@ -103,11 +103,11 @@ class JAX(Tab):
 
         files.save(file, params, states, hyperparams, rule)
 
-    def load(self, file, params, states, hyperparams=None, rule=None, axes=None):
+    def load(self, file, params, states, hyperparams=None, rule=None, axes=None, convert=False):
         """Likewise; returns parameters and state: an optimizer's are new, the lists of a function have new entries."""
         from d2l_adam.jax import files
 
-        return files.load(file, params, states, hyperparams, rule, axes)
+        return files.load(file, params, states, hyperparams, rule, axes, convert)
 
     def late(self, name):
         return importlib.import_module("d2l_adam.jax.d2l") if name == "d2l" else super().late(name)
