@@ -805,7 +805,7 @@ def of_complex_numbers():
     return params, protocol.load("pytorch").Yogi(params)
 
 
-@pytest.mark.parametrize("tab", NATIVE)
+@pytest.mark.parametrize("tab", [tab for tab in NATIVE if tab != "jax"])  # a state there does not know its constants
 def test_a_native_optimizer_with_other_constants_is_refused(tab, tmp_path):
     native = Native(tab, "yogi", START, betas=(0.5, 0.75))
     run(native, 0, 2)

@@ -40,9 +40,13 @@ class _Filed(JAX):
 
     def carried(self, params, optimizer):
         if not isinstance(optimizer, _Held):
-            return super().carried(params, optimizer)
+            made = "a state that an optimizer of d2l_adam.jax has made"
+            raise TypeError(f"jax: the optimizer is {type(optimizer)}; give {made}, or a list")
         rule, number = optimizer.state.rule, len(params)
         states = list(zip(*map(jax.tree.leaves, optimizer.state[1:]), strict=True)) or [()] * number
+        if len(states) != number:
+            made = f"the optimizer's state is none of these, but of {len(states)}"
+            raise ValueError(f"jax: {number} parameters, {made}; give those that it was made for")
         defaults = {name: x.default for name, x in rule.constants.items() if x.default is not None}
         return checkpoint.Carried(
             params=[[p] for p in params],
