@@ -88,7 +88,7 @@ def assert_matches_spec(
     >>> assert_matches_spec(torch, torch.like("keras.optimizers.Adam"), "keras.optimizers.Adam")
     """
     tab = protocol.load(tab) if isinstance(tab, str) else tab
-    tree = Tree(dialects.find(rule).rule if isinstance(rule, str) and rule not in spec.RULES else rule)
+    tree = Tree(dialects.find(rule).rule if isinstance(rule, str) and "." in rule else rule)
     usual = {name: value for name, value in _USUAL.items() if name in tree.rule.numbers}
     runs = drive.settings([*(hyperparams or usual)], hyperparams or usual)
     if not tree.takes(runs[0]):

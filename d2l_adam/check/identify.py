@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import textwrap
 import warnings
@@ -23,7 +24,7 @@ from d2l_adam.rule import Rule
 #: The tabs that have to be imported before these modules.
 _TABS = {"mxnet": "mxnet", "torch": "pytorch", "torch_optimizer": "pytorch", "pytorch_optimizer": "pytorch"}
 _TABS |= dict.fromkeys(("keras", "tensorflow", "tf_keras", "tensorflow_addons"), "tensorflow")
-#: Changes are looked for of so many of the nearest rules, each for so many steps: single ones, for the most part.
+#: Changes are looked for of so many of the likeliest rules, each for so many steps: single ones, for the most part.
 NEAREST, BUDGET = 4, 5_000
 _RUNS = drive.settings(["lr"])
 
@@ -104,7 +105,9 @@ def identify(name: str) -> Identity:
     for rule in sorted(apart, key=lambda rule: apart[rule]):
         nearest.setdefault(rule.function, rule)
     tried = (*given.values(), *numbers(made))
-    searches = {x: mutants.explain(Tree(x), _RUNS, path.fits, tried, BUDGET) for x in [*nearest.values()][:NEAREST]}
+    last = re.split("[.:]", name.partition("(")[0])[-1].lower()  # those of its family are tried first
+    likely = sorted(nearest.values(), key=lambda rule: (rule.name.partition("_")[0] not in last, apart[rule]))
+    searches = {x: mutants.explain(Tree(x), _RUNS, path.fits, tried, BUDGET) for x in likely[:NEAREST]}
     changed = {rule: search.causes[0] for rule, search in searches.items() if search.causes}
     for rule in sorted(changed, key=lambda rule: len(changed[rule])):
         return told(rule, changed[rule])
