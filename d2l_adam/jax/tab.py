@@ -27,7 +27,7 @@ class JAX(Tab):
     words = {word: getattr(jnp, word) for word in ("maximum", "sign", "sqrt", "square")}
 
     def kind(self, x):
-        return x.shape, x.dtype.name, None if isinstance(x, jax.core.Tracer) else x.devices()
+        return x.shape, x.dtype.name, None if isinstance(x, jax.core.Tracer) else frozenset(x.devices())
 
     def write(self, arrays, values):
         """Nothing: `replace` puts them where they belong."""
