@@ -35,7 +35,7 @@ try:
 except ImportError:  # Windows, where an open file cannot be deleted anyway
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 2  # version 1 was of the states v and s only, and did not name them
+VERSION = 3  # version 1 was of the states v and s only, and did not name them; 2 did not name the dialect
 _UNSIGNED = "0" * 64
 _DTYPES = (*contract.HALF, *contract.FULL)
 
@@ -81,7 +81,8 @@ def save(tab, file, params, states, hyperparams=None, rule=None):
     names, _, carried = _carried(tab, params, states, hyperparams, rule)
     about = {"sha256": _UNSIGNED, "version": VERSION, "names": names, "state": _state_names(carried)}
     about |= {"dtypes": [tab.kind(p)[1] for p, *_ in carried.params], "steps": carried.steps}
-    about |= {"rule": carried.rule and carried.rule.name, "constants": carried.constants}
+    about |= {"rule": carried.rule and carried.rule.name, "dialect": carried.rule and carried.rule.dialect}
+    about["constants"] = carried.constants
     _check_header(tab.name, about)
     arrays = {}
     for places, (p, *_), (state, *_) in zip(_places(about), carried.params, _states(tab, names, carried), strict=True):
@@ -92,7 +93,7 @@ def save(tab, file, params, states, hyperparams=None, rule=None):
     _replace(Path(file), content.replace(_UNSIGNED.encode(), digest.encode(), 1))
 
 
-def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
+def load(tab, file, params, states, hyperparams=None, rule=None, axes=None, convert=False):
     """Do what `Tab.load` says."""
     about, rows = _read(Path(file))
     names, by_name, carried = _carried(tab, params, states, hyperparams, rule)
@@ -117,15 +118,21 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
             raise ValueError(
                 f"{where}: {name} is of {found}, here of {here}; make them alike, or give `axes` to exchange axes"
             )
-    if about["rule"] and carried.rule and about["rule"] != carried.rule.name:
-        raise ValueError(f"{where} is of {about['rule']}, here is {carried.rule.name}; continue with {about['rule']}")
-    if len(about["state"]) != len(state := _state_names(carried)):
+    known = about["rule"] and carried.rule
+    if known and about["rule"] != carried.rule.name and not convert:
+        there, here = _called(about["rule"], about["dialect"]), _called(carried.rule.name, carried.rule.dialect)
+        how = f", in this tab like({about['dialect']!r})" if about["dialect"] else ""
+        raise ValueError(f"{where} is of {there}, here is {here}; continue with {about['rule']}{how}{_CONVERT}")
+    state = _state_names(carried)
+    if len(about["state"]) != len(state) or (known and about["state"] != state and convert):
         raise ValueError(f"{where} holds the state {about['state']}, here is {state}; continue with the same rule")
-    _check_constants(where, carried.rule or about["rule"], about["constants"])
-    for name in about["constants"].keys() & carried.constants.keys():
+    _check_constants(where, about["rule"] if convert else carried.rule or about["rule"], about["constants"])
+    for name in () if convert else about["constants"].keys() & carried.constants.keys():
         there, here = about["constants"][name], carried.constants[name]
         if there != here:
-            raise ValueError(f"{where} was made with {name} {there}, here it is {here}; continue with {there}")
+            raise ValueError(
+                f"{where} was made with {name} {there}, here it is {here}; continue with {there}{_CONVERT}"
+            )
     steps = [about["steps"][i] for i in order]
     if carried.one_clock and len(set(steps)) > 1:
         raise ValueError(f"{where}: the parameters have made {steps} steps, here one number counts for all")
@@ -135,8 +142,16 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None):
         for copies, of_copies, row in zip(carried.params, states, values, strict=True):
             for x, state in zip(copies, of_copies, strict=True):
                 tab.fill([x, *state], row)
-        if hyperparams is not None:
+        if hyperparams is not None and not convert:
             hyperparams |= about["constants"]
+
+
+#: What may be asked for.
+_CONVERT = ", or give convert=True, after which the next step is not the one that would have been made"
+
+
+def _called(rule, dialect):
+    return f"{dialect} ({rule})" if dialect else rule
 
 
 def _carried(tab, params, states, hyperparams, rule):
@@ -200,6 +215,8 @@ def _read(file):
         raise ValueError(f"{file} is damaged: its SHA-256 is not the one that was written into it; save it anew")
     if version == 1:
         about["state"] = ["v", "s"]
+    if version < 3:
+        about["dialect"] = None
     _check_header(f"{file} is damaged", about)
     try:
         arrays = safetensors_of_numpy.load(content)
@@ -252,6 +269,7 @@ _HEADER: dict[str, tuple[Any, Callable[..., bool], str]] = {
     "dtypes": (list, lambda x, n: len(x) == n and all(y in _DTYPES for y in x), "a real dtype for each parameter"),
     "steps": (list, lambda x, n: len(x) == n and all(map(_is_clock, x)), "a whole number for each parameter"),
     "rule": (str | None, lambda *_: True, "a name or null"),
+    "dialect": (str | None, lambda *_: True, "a name or null"),
     "constants": (dict, _are_constants, "the rule's numbers, each in its range, without lr and t"),
 }
 

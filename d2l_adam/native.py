@@ -1,10 +1,11 @@
 """What the native optimizers of all frameworks share: a class of a rule, and how it is made, documented and pickled."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from d2l_adam import contract
+from d2l_adam.dialects import TABLE, Dialect
 from d2l_adam.rule import Rule
 from d2l_adam.step import Step, document
 
@@ -100,6 +101,39 @@ def describe(cls: Any, lr: str, text: str) -> None:
             given = f" (default: {default})" if isinstance(default, float) else ""
             lines.append(f"    {argument} (float): {cure or 'any finite number'}{given}")
     document(cls, cls.rule, "\n".join(lines) + f"\n{text.strip(chr(10))}\n\nThe rule, as it stands in its function:")
+
+
+def of_library(
+    tab: Any, optimizer: Any, library: str, given: Mapping[str, Any], harmless: Collection[str], make: str
+) -> tuple[Dialect, dict[str, float]]:
+    """Return which row of the table an optimizer of a framework's own is, and the constants of its rule.
+
+    `given` has what it was made with, by name; `harmless` are those that do not change what its state is; `make` says
+    what else may be given. Raises TypeError for an optimizer that the table has not, ValueError for what makes it one.
+    """
+    cls = type(optimizer)
+    rows = [row for row in TABLE.values() if row.path == f"{library}.{cls.__name__}"]
+    if not rows or not cls.__module__.startswith(library.partition(".")[0] + "."):
+        known = sorted({row.path for row in TABLE.values() if row.path.startswith(f"{library}.")})
+        raise TypeError(f"{tab.name}: the optimizer is {cls}; give {make}, or {', '.join(known)}")
+    nearest = None
+    for row in rows:
+        ours = {name.partition("[")[0] for name in row.constants.values()}
+        odd = []
+        for name, x in inspect.signature(cls).parameters.items():
+            default = row.options.get(name, x.default)
+            if name in given and name not in ours and name not in harmless and given[name] != default:
+                odd.append(f"{name}={given[name]}")
+        if not odd and len(row.state) == len(row.rule.state):
+            values = {name: x.default for name, x in row.rule.constants.items() if name != "lr"}
+            for name, there in row.constants.items():
+                key, _, place = there.rstrip("]").partition("[")
+                if name != "lr" and key in given:
+                    values[name] = given[key][int(place)] if place else given[key] or 0.0
+            return row, {name: contract.number(tab, name, x) for name, x in values.items()}
+        nearest = odd if nearest is None or len(odd) < len(nearest) else nearest
+    what = ", ".join(nearest or ()) or "its state"
+    raise ValueError(f"{tab.name}: the file has no place for {what} of {cls.__name__}; make it without")
 
 
 def constants(optimizer: Any) -> dict[str, float]:

@@ -220,26 +220,30 @@ class Tab:
 
         `params` is a list, or a dict with a name for each, such as `dict(model.named_parameters())`. `states`
         and `hyperparams` are those of the chapter's functions; `rule`, a name of the spec's or a function, is noted
-        with them if given. Or `states` is a native optimizer of this tab, for Gluon its Trainer.
+        with them if given. Or `states` is a native optimizer of this tab, or one of the framework's own that
+        `python -m d2l_adam dialects` has; for Gluon its Trainer. The file says which it is.
 
         The file is replaced as a whole: even if the process is killed, the old one or the new one is there.
         Raises ValueError or TypeError with cause and cure, OSError if the file cannot be written.
         """
         checkpoint.save(self, file, params, states, hyperparams, rule)
 
-    def load(self, file, params, states, hyperparams=None, rule=None, axes=None):
+    def load(self, file, params, states, hyperparams=None, rule=None, axes=None, convert=False):
         """Read what `save` wrote, in this tab or in another, into the parameters and the state that are here.
 
         The arguments are those of `save`. Parameters are matched by name if `params` is a dict, else by
         position. `axes` may give, for a name (or a position), the order in which the axes of the array in the
         file become those here: the weight of a dense layer is `(in, out)` in Keras, `(out, in)` in PyTorch
-        and Gluon, and `axes={"weight": (1, 0)}` carries it over.
+        and Gluon, and `axes={"weight": (1, 0)}` carries it over; Keras' convolution by (3, 2, 0, 1).
+
+        An optimizer of another rule, or with other constants, is refused, as its next step would be another: continue
+        with `like`. With `convert=True` it takes the arrays, if they are of the same names.
 
         Raises FileNotFoundError, or ValueError or TypeError with cause and cure, if the file is truncated,
         altered or of another kind, or if names, shapes, dtypes, rule or constants are others than here.
         Then nothing has changed.
         """
-        checkpoint.load(self, file, params, states, hyperparams, rule, axes)
+        checkpoint.load(self, file, params, states, hyperparams, rule, axes, convert)
 
 
 def _described(rule):

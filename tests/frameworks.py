@@ -119,11 +119,12 @@ class Native:
         constants=None,
         initial=None,
         like=False,
+        make=None,
         **options,
     ):
         """`constants` are those of any rule, by their names in it; then the class is what `tab.optimizer` makes.
 
-        Or, with `like`, it is like the optimizer called `rule`.
+        Or, with `like`, it is like the optimizer called `rule`; or `make` is a class, and `options` are its.
         """
         self.tab, self.module, self.graph = tab, protocol.load(tab), graph
         self.dtype = dtype_of(dtype)
@@ -133,8 +134,11 @@ class Native:
             "tensorflow": {"learning_rate": lr, "beta_1": beta1, "beta_2": beta2, "epsilon": eps},
             "mxnet": {"learning_rate": lr, "beta1": beta1, "beta2": beta2, "epsilon": eps},
         }[tab]
-        options |= {name: value for name, value in names.items() if value is not None}
-        if constants is None:
+        if make is None:
+            options |= {name: value for name, value in names.items() if value is not None}
+        if make is not None:
+            pass
+        elif constants is None:
             make = getattr(self.module, rule.capitalize())
         else:
             make = self.module.like(rule) if like else self.module.optimizer(rule, initial=initial)

@@ -459,10 +459,10 @@ def test_a_file_that_is_no_such_file_is_refused(tmp_path):
 
 
 def test_a_later_version_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", 3)
+    monkeypatch.setattr(checkpoint, "VERSION", 4)
     saved(tmp_path / "run")
     monkeypatch.undo()
-    refused(tmp_path / "run", "is of version 3, this d2l_adam reads 1 to 2; upgrade d2l_adam")
+    refused(tmp_path / "run", "is of version 4, this d2l_adam reads 1 to 3; upgrade d2l_adam")
 
 
 def test_a_file_of_version_1_goes_on():
@@ -482,6 +482,17 @@ def test_a_file_of_version_1_goes_on():
     assert hyperparams == {"lr": 0.1, "t": 7, "beta1": 0.5, "beta2": 0.999, "eps": 0.001}
     with pytest.raises(ValueError, match=r"holds the state \['v', 's'\], here is \['v'\]; continue with the same rule"):
         problem.module.load(file, problem.params[::-1], [np.zeros((1, 2)), np.zeros(1)], {"t": 1})
+
+
+def test_a_file_of_version_2_goes_on(tmp_path):
+    saved(tmp_path / "run")
+    about, arrays = content_of(tmp_path / "run")
+    assert about.pop("dialect", "") is None
+    (tmp_path / "run").write_bytes(forged(about | {"version": 2}, arrays))
+    problem = Problem("numpy", START)
+    params = dict(zip(about["names"], problem.params, strict=True))
+    problem.module.load(tmp_path / "run", params, problem.states, problem.hyperparams)
+    assert problem.hyperparams["t"] == about["steps"][0] + 1
 
 
 def test_a_truncated_or_altered_file_is_refused_wherever_it_is(tmp_path):
@@ -535,7 +546,7 @@ def test_every_rule_s_state_is_carried(first, second, rule, tmp_path):
         protocol.load(second).load(tmp_path / "run", *after, rule=known)
         assert numbers_of(second, *after[:2]) == numbers_of(first, *before[:2])
         assert after[2] | before[2] == after[2]
-        unknown = [[], ["v"], ["v", "s"], ["state0", "state1", "state2"]][len(Rule(rule).state)]
+        unknown = [[], ["v"], ["v", "s"], *([f"state{i}" for i in range(n)] for n in (3, 4))][len(Rule(rule).state)]
         names = unknown if known is None or rule is with_param else list(Rule(rule).state)
         assert content_of(tmp_path / "run")[0]["state"] == names
 
@@ -683,8 +694,8 @@ def test_other_json_than_save_writes_is_refused(tmp_path):
         '{"sha256": "", "version": 1}',
         known.replace('"steps": [1, 1]', f'"steps": {DEEP}'),
         known.replace('"steps": [1, 1]', f'"steps": [{"9" * 5000}]'),
-        known.replace('"version": 2', '"version": 2, "sha256": "\\ud800"'),
-        known.replace('"version": 2', '"version": 2, "sha256": ["x"]'),
+        known.replace('"version": 3', '"version": 3, "sha256": "\\ud800"'),
+        known.replace('"version": 3', '"version": 3, "sha256": ["x"]'),
     ):  # fmt: skip
         (tmp_path / "run").write_bytes(forged(text, arrays))
         refused(tmp_path / "run", f"{re.escape(str(tmp_path / 'run'))} is (not a file that|damaged)")
@@ -769,7 +780,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
             "'t' is 0; the time step is a whole number",
             (problem.params, problem.states, {"lr": 0.1, "t": 0}),
         ),
-        (ValueError, "unknown rule 'lion'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "lion")),
+        (ValueError, "unknown rule 'lyon'; known: adam, yogi", (problem.params, problem.states, {"t": 1}, "lyon")),
         (ValueError, "state of parameter 0", (problem.params, problem.states, {"t": 1}, "adagrad")),
         (ValueError, "state of parameter 1", (problem.params, [problem.states[0], None], {"t": 1})),
         (

@@ -244,10 +244,17 @@ def _refuse_sparse(name, stype):
 
 
 def carried(params: list, trainer: mxnet.gluon.Trainer) -> checkpoint.Carried:
-    """Return what the parameters `params` of a Gluon `Trainer` with an optimizer of this module carry elsewhere."""
-    optimizer = trainer.optimizer if isinstance(trainer, mxnet.gluon.Trainer) else None
-    if not isinstance(optimizer, RuleOptimizer):
-        raise TypeError(f'mxnet: the optimizer is {type(trainer)}; give a gluon.Trainer made with "d2l_adam" or "yogi"')
+    """Return what `params` of a Gluon `Trainer` with an optimizer of this module, or of MXNet, carry elsewhere."""
+    make = 'a gluon.Trainer made with "d2l_adam" or "yogi"'
+    if not isinstance(trainer, mxnet.gluon.Trainer):
+        raise TypeError(f"mxnet: the optimizer is {type(trainer)}; give {make}")
+    optimizer = trainer.optimizer
+    if isinstance(optimizer, RuleOptimizer):
+        rule, constants = optimizer.rule, native.constants(optimizer)
+    else:
+        given = vars(optimizer) | {"eps": getattr(optimizer, "float_stable_eps", None)}
+        row, constants = native.of_library(TAB, optimizer, "mxnet.optimizer", given, {"lazy_update", "gamma2"}, make)
+        rule = row.rule
     if optimizer.multi_precision:
         raise ValueError("mxnet: the file has no place for the copies of multi_precision; use trainer.save_states")
     if not trainer._kv_initialized:
@@ -269,8 +276,9 @@ def carried(params: list, trainer: mxnet.gluon.Trainer) -> checkpoint.Carried:
             row = []
             for updater, x in zip(trainer._updaters, copies, strict=True):
                 if updater.states.get(i) is None:
-                    updater.states[i], updater.states_synced[i] = optimizer.create_state(i, x), True
-                row.append(tuple(x.as_np_ndarray() for x in updater.states[i]))
+                    state = optimizer.create_state_multi_precision(i, x.as_nd_ndarray())
+                    updater.states[i], updater.states_synced[i] = state, True
+                row.append(tuple(x.as_np_ndarray() for x in Rule.states(updater.states[i])))
             states.append(row)
         return states
 
@@ -284,7 +292,7 @@ def carried(params: list, trainer: mxnet.gluon.Trainer) -> checkpoint.Carried:
         states=states,
         steps=[optimizer._index_update_count.get(i, optimizer.begin_num_update) for i in indices],
         set_steps=set_steps,
-        rule=optimizer.rule,
-        constants=native.constants(optimizer),
+        rule=rule,
+        constants=constants,
         one_clock=False,
     )

@@ -111,12 +111,7 @@ class RuleOptimizer(native.OfRule, keras.optimizers.Optimizer):
 
     def state(self, variable):
         """Return the state of a variable that the optimizer was built for, a tuple of `keras.Variable`s."""
-        try:
-            return self._states[self._get_variable_index(variable)]
-        except KeyError:
-            raise ValueError(
-                f"tensorflow: {variable.name} is none of the variables that the optimizer was built for; give those"
-            ) from None
+        return self._states[_index(self, variable)]
 
     def apply(self, grads, trainable_variables=None):
         """Make one step: check the gradients, make them dense, and go the way of every Keras optimizer."""
@@ -239,13 +234,24 @@ def _made(rule):
     return native.made(RuleOptimizer, TAB, rule, "learning_rate", (), {"options": {}}, _TEXT)
 
 
-def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:
-    """Return what the variables `params` of an optimizer of this module carry elsewhere."""
-    if not isinstance(optimizer, RuleOptimizer):
-        raise TypeError(
-            f"tensorflow: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.tensorflow "
-            "(where Keras has put it into a LossScaleOptimizer, that one's inner_optimizer)"
+def carried(params: list, optimizer: keras.optimizers.Optimizer) -> checkpoint.Carried:
+    """Return what the variables `params` of an optimizer of this module, or of Keras, carry elsewhere."""
+    if isinstance(optimizer, RuleOptimizer):
+        rule, constants, state = optimizer.rule, native.constants(optimizer), optimizer.state
+    else:
+        make = (
+            "an Adam or a Yogi of d2l_adam.tensorflow (where Keras has put it into a LossScaleOptimizer, that one's "
+            "inner_optimizer)"
         )
+        given = optimizer.get_config() if isinstance(optimizer, keras.optimizers.Optimizer) else {}
+        harmless = {*keras.optimizers.Optimizer(0.0).get_config(), "initial_accumulator_value"}
+        row, constants = native.of_library(TAB, optimizer, "keras.optimizers", given, harmless, make)
+        rule = row.rule
+
+        def state(variable):
+            i = _index(optimizer, variable)
+            return tuple(getattr(optimizer, name)[i] for name in row.state.values())
+
     if not optimizer.built:
         raise ValueError(
             "tensorflow: the optimizer is not built; call optimizer.build(model.trainable_variables) first"
@@ -265,13 +271,22 @@ def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:
 
     return checkpoint.Carried(
         params=[[_variable(p)] for p in params],
-        states=lambda: [[tuple(x.value for x in optimizer.state(p))] for p in params],
+        states=lambda: [[tuple(x.value for x in state(p))] for p in params],
         steps=[calls // accumulated] * len(params),
         set_steps=set_steps,
-        rule=optimizer.rule,
-        constants=native.constants(optimizer),
+        rule=rule,
+        constants=constants,
         one_clock=True,
     )
+
+
+def _index(optimizer, variable):
+    try:
+        return optimizer._get_variable_index(variable)
+    except KeyError:
+        raise ValueError(
+            f"tensorflow: {variable.name} is none of the variables that the optimizer was built for; give those"
+        ) from None
 
 
 def _variable(x):

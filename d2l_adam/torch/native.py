@@ -410,33 +410,55 @@ def _clock(step):
     return torch.tensor(step, dtype=torch.float32, device="cpu")
 
 
-def carried(params: list, optimizer: RuleOptimizer) -> checkpoint.Carried:
-    """Return what the parameters `params` of an optimizer of this module carry elsewhere."""
-    if not isinstance(optimizer, RuleOptimizer):
-        raise TypeError(f"pytorch: the optimizer is {type(optimizer)}; give an Adam or a Yogi of d2l_adam.torch")
+#: What an optimizer of torch.optim takes, and the state is not of.
+_HARMLESS = {*_OPTIONS, "params", "lr", "initial_accumulator_value"}
+
+
+def carried(params: list, optimizer: torch.optim.Optimizer) -> checkpoint.Carried:
+    """Return what the parameters `params` of an optimizer of this module, or of torch.optim, carry elsewhere."""
+    own = isinstance(optimizer, RuleOptimizer)
+    kinds = []  # of each group the rule, its names and its constants
+    for group in getattr(optimizer, "param_groups", [{}]):
+        if own:
+            kinds.append((optimizer.rule, optimizer._names(), optimizer._constants(group)))
+        else:
+            make = "an Adam or a Yogi of d2l_adam.torch"
+            row, values = native.of_library(TAB, optimizer, "torch.optim", group, _HARMLESS, make)
+            kinds.append((row.rule, list(row.state.values()), values))
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     for i, p in enumerate(params):
         if hasattr(p, "to_local"):
             raise TypeError(f"pytorch: parameter {i} is distributed; save it with torch.distributed.checkpoint")
         if p not in groups:
             raise ValueError(f"pytorch: parameter {i} is none of the optimizer's; give those that it was made for")
-    constants = [optimizer._constants(groups[p]) for p in params]
-    if any(other != constants[0] for other in constants):
+    used = {id(group): kind for group, kind in zip(optimizer.param_groups, kinds, strict=True)}
+    kinds = [used[id(groups[p])] for p in params] or kinds[:1]
+    if any(other != kinds[0] for other in kinds):
         raise ValueError("pytorch: the groups differ in betas or eps; save each in a file of its own")
-    states = [optimizer.state.get(p) or optimizer._zero_state(p, _clock(0)) for p in params]
+    rule, names, constants = kinds[0]
+    has_clock = own or not isinstance(optimizer, torch.optim.SGD)
+    states = []
+    for p in params:
+        state = dict(optimizer.state.get(p) or ({"step": _clock(0)} if has_clock else {}))
+        for name, start in zip(names, rule.initial.values(), strict=True):
+            if state.get(name) is None:
+                state[name] = TAB.start(p, start)
+        states.append(state)
 
     def set_steps(steps):
         for p, state, step in zip(params, states, steps, strict=True):
-            state["step"] = _clock(step)
+            if has_clock:
+                on_device = not own and (groups[p].get("fused") or groups[p].get("capturable"))
+                state["step"] = _clock(step).to(p.device if on_device else "cpu")
             optimizer.state[p] = state
 
     return checkpoint.Carried(
         params=[[p] for p in params],
-        states=lambda: [[tuple(state[name] for name in optimizer._names())] for state in states],
-        steps=[int(state["step"]) for state in states],
+        states=lambda: [[tuple(state[name] for name in names)] for state in states],
+        steps=[int(state.get("step", 0)) for state in states],
         set_steps=set_steps,
-        rule=optimizer.rule,
-        constants=constants[0] if constants else {},
+        rule=rule,
+        constants=constants,
         one_clock=False,
     )
 
