@@ -484,6 +484,17 @@ def test_a_file_of_version_1_goes_on():
         problem.module.load(file, problem.params[::-1], [np.zeros((1, 2)), np.zeros(1)], {"t": 1})
 
 
+def test_a_file_of_version_2_goes_on(tmp_path):
+    saved(tmp_path / "run")
+    about, arrays = content_of(tmp_path / "run")
+    assert about.pop("dialect", "") is None
+    (tmp_path / "run").write_bytes(forged(about | {"version": 2}, arrays))
+    problem = Problem("numpy", START)
+    params = dict(zip(about["names"], problem.params, strict=True))
+    problem.module.load(tmp_path / "run", params, problem.states, problem.hyperparams)
+    assert problem.hyperparams["t"] == about["steps"][0] + 1
+
+
 def test_a_truncated_or_altered_file_is_refused_wherever_it_is(tmp_path):
     saved(tmp_path / "run")
     content = (tmp_path / "run").read_bytes()
@@ -683,8 +694,8 @@ def test_other_json_than_save_writes_is_refused(tmp_path):
         '{"sha256": "", "version": 1}',
         known.replace('"steps": [1, 1]', f'"steps": {DEEP}'),
         known.replace('"steps": [1, 1]', f'"steps": [{"9" * 5000}]'),
-        known.replace('"version": 2', '"version": 2, "sha256": "\\ud800"'),
-        known.replace('"version": 2', '"version": 2, "sha256": ["x"]'),
+        known.replace('"version": 3', '"version": 3, "sha256": "\\ud800"'),
+        known.replace('"version": 3', '"version": 3, "sha256": ["x"]'),
     ):  # fmt: skip
         (tmp_path / "run").write_bytes(forged(text, arrays))
         refused(tmp_path / "run", f"{re.escape(str(tmp_path / 'run'))} is (not a file that|damaged)")

@@ -114,6 +114,20 @@ for _ in range(3):
     assert int(namespace["optimizer"].iterations) == 3
 
 
+def test_what_keras_has_begun_goes_on_in_torch_as_the_guide_has_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(LIKE, namespace)
+    train = "model.fit(torch.ones(4, 5).numpy(), torch.ones(4, 1).numpy(), epochs=3, verbose=0)"
+    exec(BEGUN.replace("...  # train", train), namespace)
+    exec(INITIAL, namespace)
+    X = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    there = namespace["net"](torch.from_numpy(X)).detach().numpy()
+    np.testing.assert_allclose(namespace["model"](X), there, rtol=1e-5)
+    assert [int(state["step"]) for state in namespace["optimizer"].state.values()] == [3, 3]
+    assert namespace["Yogi"].rule.initial == {"v": 1e-6, "s": 1e-6}
+
+
 def test_one_s_own_optimizers_are_held_together():
     code = """
 def lion_torch(params, states, hyperparams):
