@@ -56,8 +56,8 @@ def test_a_function_is_held_to_a_rule():
         AssertionError, match=r"numpy  differs from yogi of the spec from step 1 \(max .*\n.*eps = 1e-06"
     ):
         assert_matches_spec("numpy", trainer, "yogi")
-    with pytest.raises(ValueError, match="unknown rule 'adamax'; known: adam, yogi, sgd"):
-        assert_matches_spec("numpy", trainer, "adamax")
+    with pytest.raises(ValueError, match="unknown rule 'adamix'; known: adam, yogi, sgd"):
+        assert_matches_spec("numpy", trainer, "adamix")
     with pytest.raises(ValueError, match="sgd_momentum takes lr, momentum; give hyperparams"):
         assert_matches_spec("numpy", trainer, "sgd_momentum")
     with pytest.raises(TypeError, match=r"numpy: f takes \(x\); give a function \(params, states, hyperparams\)"):
