@@ -82,7 +82,8 @@ class Problem:
 
     def step(self, rule):
         """Call the tab's `adam` or `yogi` (or a rule of the test's own) in the convention of its d2l."""
-        step = getattr(self.module, rule) if isinstance(rule, str) else self.module.step(rule)
+        named = getattr(self.module, rule, None) if isinstance(rule, str) else None
+        step = named or self.module.step(rule)
         grads = () if self.tab in ("mxnet", "pytorch") else (self.grads,)
         return step(self.params, *grads, self.states, self.hyperparams)
 

@@ -180,7 +180,7 @@ TABLE = {
     "amsgrad": Row(amsgrad, {"lr": 0.1, "t": 1}, _amsgrad, 3),
     "adamax": Row(adamax, {"lr": 0.1, "t": 1}, _adamax, 2),
     "spec adamw": Row("adamw", {"lr": 0.1, "t": 1}, _adamw, 2),
-    "spec amsgrad": Row("amsgrad", {"lr": 0.1, "t": 1}, _amsgrad, 3),
+    "spec amsgrad": Row("amsgrad", {"lr": 0.1, "t": 1}, _with(_average, _of_squares), 3),
     "spec adamax": Row("adamax", {"lr": 0.1, "t": 1}, _adamax, 2),
     "spec nadam": Row("nadam", {"lr": 0.1, "t": 1}, _nadam, 2),
     "spec adabelief": Row(
@@ -190,6 +190,7 @@ TABLE = {
         2,
     ),
     "spec lion": Row("lion", {"lr": 0.01, "weight_decay": 0.5}, _decayed_lion, 1),
+    "amsgrad_hat": Row("amsgrad_hat", {"lr": 0.1, "t": 1, "eps": 1e-8}, _amsgrad, 3),
     "adam_hat": Row("adam_hat", {"lr": 0.1, "t": 1, "eps": 1e-3}, _with(_average, _of_squares, hat=True), 2),
     "yogi_hat": Row("yogi_hat", {"lr": 0.1, "t": 1, "eps": 1e-3}, _with(_average, _of_yogi, hat=True), 2),
     "yogi_uncorrected": Row(
