@@ -65,7 +65,7 @@ cells: $(ready) ## Render the cells of the chapter from the spec anew
 	@$(python) chapter_optimization/cells.py
 
 test: lint $(ready-tests) ## Run the whole test suite
-	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 fuzz: $(ready-tests) | build/tmp ## Damage thousands of sections and checkpoints at random, some minutes
 	@D2L_ADAM_FUZZ=5000 $(python) -m pytest --capture=no tests/test_fuzz.py

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -47,15 +48,21 @@ def pytest_configure(config):
     config.option.ignore = [*(config.option.ignore or ()), *(str(ROOT / file) for file in ignored)]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Keep a file in one process of pytest-xdist, and the two that read the executed notebooks together.
+class Files(LoadFileScheduling):
+    """Each file in one process of pytest-xdist, and those that read the executed notebooks in the same."""
 
-    Leave out what is for a framework that was left out of the environment; what is there and broken still fails.
-    """
-    for item in items:
-        file = item.path.name
-        item.add_marker(pytest.mark.xdist_group("notebooks" if file in OF_NOTEBOOKS else file))
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "notebooks" if Path(file).name in OF_NOTEBOOKS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Files(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is for a framework that was left out of the environment; what is there and broken still fails."""
     kept, deselected = [], []
     for item in items:
         mark = item.get_closest_marker("needs")

@@ -24,7 +24,7 @@ from d2l_adam.step import Step
 TOLERANCE = {"float32": 1e-6, "float64": 1e-14}
 NATIVE = ("pytorch", "tensorflow", "mxnet")
 #: Those whose arrays lend their memory; a step of TensorFlow's variables is a graph.
-LENDING = tuple(tab for tab in TABS if tab != "tensorflow")
+LENDING = tuple(tab for tab in TABS if tab not in ("tensorflow", "jax"))
 
 
 @pytest.fixture(autouse=True)
