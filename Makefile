@@ -50,6 +50,7 @@ run: $(ready) | build/tmp ## Train in all frameworks, write the curves, execute 
 	@touch $(notebooks)
 
 distributed: $(ready) | build/tmp ## Train in two processes on each framework's own engine, and compare the curves
+	$(if $(filter-out jax,$(tabs)),,$(error JAX has no engine in d2l_adam; give another of TABS))
 	@$(python) chapter_optimization/distributed.py $(patsubst %,--tab %,$(filter-out jax,$(tabs)))
 
 # Not a prerequisite: notebooks that are there stay as they are, with what their reader changed.

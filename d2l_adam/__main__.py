@@ -258,8 +258,9 @@ def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
     """Time steps of the native optimizers, and in NumPy of the functions, beside the framework's own Adam.
 
     The parameters are of the sizes and of the shapes of the models that are named; by default: chapter, mlp, resnet50,
-    1000 x 1000 and 1e7 (gpt2 needs 8 GB of memory, 1e8 7 GB). Writes bench.svg, bench.png and bench.json. Takes about
-    five minutes; the fewer, the less. A ratio is how often our time fits into the other's, with its quartiles.
+    1e7 and, but for JAX, 1000 x 1000 (gpt2 needs 8 GB of memory, 1e8 7 GB). Writes bench.svg, bench.png and bench.json.
+    Takes about five minutes; the fewer, the less. A ratio is how often our time fits into the other's, with its
+    quartiles.
 
     \b
     Example: d2l-adam bench --tab pytorch --model mlp --size 1e7 --no-epochs
@@ -267,7 +268,7 @@ def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
     from d2l_adam import plot
 
     tabs = tabs or protocol.installed()
-    jobs = [(tab, size) for tab in tabs for size in (*sizes, *models) or benching.DEFAULT]
+    jobs = [(tab, size) for tab in tabs for size in (*sizes, *models) or benching.default(tab)]
     jobs += [(tab, None) for tab in tabs if epochs and tab in benching.EPOCH_GOALS]
     result: dict = {"machine": benching.machine(), "cases": [], "epochs": {}}
     for tab, size in track(jobs, "measuring", console=err, disable=as_json):
