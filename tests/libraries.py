@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 
-from d2l_adam import dialects
+from d2l_adam import dialects, protocol
 
 #: What has no default there.
 GIVEN = {"lr": 0.01, "momentum": 0.9}
@@ -21,6 +21,8 @@ def path(name, start, grads, **constants):
     constants = given(dialect) | constants
     arguments = {dialect.constants[x]: value for x, value in constants.items()} | dialect.options
     module, _, cls = dialect.path.rpartition(".")
+    if module == "mxnet.optimizer":
+        protocol.load("mxnet")  # which imports it as it has to be
     make = getattr(importlib.import_module(module), cls)
     drive = {"keras.optimizers": _keras, "mxnet.optimizer": _mxnet, "optax": _optax}.get(module, _torch)
     return np.array(list(drive(lambda *args: make(*args, **arguments), start, grads)))
