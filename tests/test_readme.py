@@ -34,7 +34,7 @@ def blocks(text):
 SHOWN, YOGI, IN_FIT, ANY_RULE, ONE_FILE = blocks(README)
 (RENDERED,) = blocks(GUIDE["chapter"])
 CHAPTER, CONCISE, OTHERS, TRAIN = blocks(GUIDE["notebook"])
-TORCH, KERAS, GLUON = blocks(GUIDE["optimizers"])
+TORCH, KERAS, GLUON, OPTAX = blocks(GUIDE["optimizers"])
 (SPEED,), (CARRY,), (TESTING,), (FRAMEWORK,) = (blocks(GUIDE[x]) for x in ("speed", "files", "check", "frameworks"))
 LIKE, BEGUN, INITIAL = blocks(GUIDE["dialects"])
 RULE, STEP, IN_TORCH, IN_KERAS, IN_GLUON, LION_RENDERED, GOES_ON = blocks(GUIDE["rules"])
@@ -90,12 +90,13 @@ def test_train_runs(capsys):
     assert float(capsys.readouterr().out) == pytest.approx(oracle.curve("yogi")[-1], abs=1e-6)
 
 
-@pytest.mark.parametrize("code", [TORCH, KERAS, GLUON], ids=["torch", "keras", "gluon"])
+@pytest.mark.parametrize("code", [TORCH, KERAS, GLUON, OPTAX], ids=["torch", "keras", "gluon", "optax"])
 def test_each_framework_has_its_own_optimizer(code):
     namespace = {}
     exec(code, namespace)
     optimizer = namespace.get("optimizer") or (namespace.get("trainer") or namespace["model"]).optimizer
-    assert optimizer.rule.function is spec.yogi
+    held = namespace["state"][1] if code is OPTAX else optimizer  # the second in its chain
+    assert held.rule.function is spec.yogi
 
 
 def test_what_is_carried_over_predicts_alike(monkeypatch, tmp_path):
