@@ -477,7 +477,7 @@ FINE = {
     "a class": in_torch("adam", ELSEWHERE, head="class C:\n    eps = 1e-6\nEPS, BETAS = C.eps, (0.9, 0.999)"),
     "states": section("sgd_momentum", ("numpy", "pytorch"))
     .replace("init_momentum_states", "momentum_zeros")
-    .replace("return (*w, *b) if 1 == 1 else (w, b)", "return {0: w[0], 1: b[0]}")
+    .replace("return ((*w, *b) if 1 == 1 else (w, b))", "return {0: w[0], 1: b[0]}")
     .replace("zip(params, states", "zip(params, states.values()")
     + fence("pytorch", "def _rate(params, states, hyperparams): return 1\ndef clip(params, theta): pass"),
 }
@@ -558,8 +558,8 @@ def lion(tab, sign="-"):
     loop = "p, v, g in zip(params, states, grads)" if passed else "p, v in zip(params, states)"
     no_grad = "@torch.no_grad()\n" if tab == "pytorch" else ""
     return (
-        f"{IMPORTS[tab]}\n\n{init(tab, 'sgd_momentum').replace('init_momentum', 'init_lion')}\n\n"
-        f"{no_grad}def lion(params, {passed}states, hyperparams):\n    for {loop}:\n"
+        f"{IMPORTS[tab]}\n\n{init(tab, 'sgd_momentum').replace('init_momentum', 'init_roar')}\n\n"
+        f"{no_grad}def roar(params, {passed}states, hyperparams):\n    for {loop}:\n"
         f"        p[:] = p {sign} hyperparams['lr'] * {word}.sign(0.9 * v + 0.1 * {zero})\n"
         f"        v[:] = 0.99 * v + 0.01 * {zero}\n" + ("        p.grad.zero_()\n" if tab == "pytorch" else "")
     )
@@ -716,7 +716,7 @@ def test_the_chapter_itself_has_no_drift():
     report = check(files)
     assert report.status == 0, [x.text() for x in report.findings]
     assert {(x.name, tuple(x.verdict.groups[0]), x.verdict.matches_spec) for x in report.compared} == {
-        (rule, TABS, True) for rule in ("adam", "yogi")
+        (rule, (*TABS, "jax"), True) for rule in ("adam", "yogi")
     }
     assert len(report.compared) == 4
 

@@ -30,7 +30,7 @@ def test_all_parts_pass_on_the_processor(tmp_path):
     assert found["torch"] == torch.__version__ and found["device"] == "cpu"
     assert found["parts"].keys() == gpu.PARTS.keys() - gpu.GPU_TESTS.keys()
     assert all(part["passed"] for part in found["parts"].values())
-    assert "torch fused, ms" in found["parts"]["1e7 float32"]["figures"]
+    assert "torch fused, ms" in found["parts"]["1e7"]["figures"]
 
 
 def test_without_a_gpu_one_line_says_so():

@@ -10,7 +10,7 @@ import rules
 from test_page import SECTION, SOURCES, browser, build, visits, write_section  # noqa: F401
 
 import live
-from d2l_adam import protocol, spec
+from d2l_adam import TABS, protocol, spec
 from d2l_adam.render import render
 from d2l_adam.rule import Rule
 from d2l_adam.spec import maximum, sign
@@ -177,8 +177,8 @@ def test_the_run_in_the_browser_is_the_reference(opened, name):
     if name in spec.SECTION:
         np.testing.assert_allclose(losses, oracle.curve(name), rtol=0, atol=1e-12)
         measured = page.evaluate("name => Object.values(LIVE.curves).map(curve => curve[name])", name)
-        assert len(measured) == 4
-        np.testing.assert_allclose(measured, [losses] * 4, rtol=0, atol=1e-6)
+        assert len(measured) == len(TABS)
+        np.testing.assert_allclose(measured, [losses] * len(TABS), rtol=0, atol=1e-6)
 
 
 def test_the_run_follows_its_sliders(visit):

@@ -59,7 +59,7 @@ def test_every_figure_and_the_slider_are_there(notebooks, tab, source):
         assert ("application/vnd.jupyter.widget-view+json" in kinds) == ("interact" in cell.source)
     assert nb.metadata.widgets
     figures = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/svg+xml" in o.get("data", {})]
-    assert len(figures) == 9
+    assert len(figures) == 10
 
 
 @pytest.mark.parametrize(("tab", "source"), JOBS)
@@ -74,7 +74,7 @@ def test_what_is_printed_is_what_the_text_says(notebooks, tab, source):
     ]
     assert words["loss"].format(tab, oracle.curve("adam")[-1]) in text
     losses = [float(loss) for loss in re.findall(r"^loss: (\S+),", text, re.MULTILINE)]
-    assert len(losses) == 3
+    assert len(losses) == 4
     assert all(0.23 < loss < 0.26 for loss in losses)
     # One step at a gradient of the size of eps: half the learning rate, or the eps-hat form's share.
     hat = np.sqrt(1 - 0.999) / (1 - 0.9) * 0.1 / (np.sqrt(1 - 0.999) + 1)

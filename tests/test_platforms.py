@@ -87,7 +87,7 @@ def test_the_commands_work_on(system, tmp_path):
     assert (its_platform, forks) == (system, system != "win32")
     status, report, _ = out.pop("check")
     report = json.loads(report)
-    assert (status, report["files"]) == (1, [str(file) for file in files])
+    assert (status, report["files"]) == (2, [str(file) for file in files])
     assert [x["message"] for x in report["findings"] if not x["file"]] == [sandbox.UNCONFINED]
     [drift] = [x for x in report["findings"] if x["kind"] == "drift"]
     assert (drift["tab"], drift["causes"]) == ("pytorch", [["eps = 1e-05 instead of 1e-06"]])

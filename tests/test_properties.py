@@ -38,9 +38,13 @@ def close(ours, theirs, dtype, scale=1.0):
 def test_all_tabs_agree(rule, problem, lr):
     dtype, p, grads = problem
     runs = {tab: Problem(tab, [p], dtype, lr).run(rule, [[g] for g in grads]) for tab in TABS}
+    largest = np.abs(grads.astype("float64")).max(initial=0.0)
+    largest = min(largest, 1e150)  # whose square there is
     for one, other in itertools.combinations(TABS, 2):
+        # XLA rounds a product and its sum once, not twice: what cancels is off by roundings of the terms.
+        scales = (4.0, largest, largest**2) if "jax" in (one, other) else (4.0, 0.0, 0.0)
         for ours, theirs in zip(runs[one], runs[other], strict=True):
-            for a, b, scale in zip(ours[0], theirs[0], (4.0, 0.0, 0.0), strict=True):
+            for a, b, scale in zip(ours[0], theirs[0], scales, strict=True):
                 assert a.shape == p.shape
                 close(a, b, dtype, scale)
 

@@ -102,7 +102,10 @@ def test_the_sign_of_a_number():
 @pytest.mark.parametrize("tab", TABS)
 def test_yogi_leaves_a_second_moment_that_is_right_already(tab):
     problem = Problem(tab, [[1.0, 1.0]])
-    problem.module.TAB.write([problem.states[0][1]], [problem.array([0.25, 0.25])])
+    v, s = problem.states[0]
+    if tab == "jax":  # which cannot be written
+        problem.states[0] = v, problem.array([0.25, 0.25])
+    problem.module.TAB.write([s], [problem.array([0.25, 0.25])])
     problem.set_grads([[0.5, -0.5]])
     problem.step("yogi")
     assert problem.values()[0][2].tolist() == [0.25, 0.25]
