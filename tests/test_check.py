@@ -271,7 +271,10 @@ def hostile(there, ports):
         "reads": (["raise ValueError(os.listdir(os.path.expanduser('~root')))"], "Error: "),
         "connects": ([f"socket.create_connection(('127.0.0.1', {ports[0]}))"], "ConnectionRefusedError"),
         "sends": ([f"socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {ports[1]}))", AFTER], "after"),
-        "talks": ([f"socket.socket(socket.AF_UNIX).connect({there + '.socket'!r})"], "No such file"),
+        "talks": (
+            [f"os.chdir({os.path.dirname(there)!r})", "socket.socket(socket.AF_UNIX).connect('there.socket')"],
+            "No such file",
+        ),
     }
     return anywhere, confined
 
@@ -560,7 +563,7 @@ def lion(tab, sign="-"):
     return (
         f"{IMPORTS[tab]}\n\n{init(tab, 'sgd_momentum').replace('init_momentum', 'init_roar')}\n\n"
         f"{no_grad}def roar(params, {passed}states, hyperparams):\n    for {loop}:\n"
-        f"        p[:] = p {sign} hyperparams['lr'] * {word}.sign(0.9 * v + 0.1 * {zero})\n"
+        f"        p[:] = p {sign} hyperparams['lr'] * {word}.sign(0.8 * v + 0.2 * {zero})\n"
         f"        v[:] = 0.99 * v + 0.01 * {zero}\n" + ("        p.grad.zero_()\n" if tab == "pytorch" else "")
     )
 

@@ -78,7 +78,7 @@ def test_what_is_printed_is_what_the_text_says(notebooks, tab, source):
     assert all(0.23 < loss < 0.26 for loss in losses)
     # One step at a gradient of the size of eps: half the learning rate, or the eps-hat form's share.
     hat = np.sqrt(1 - 0.999) / (1 - 0.9) * 0.1 / (np.sqrt(1 - 0.999) + 1)
-    assert f"{words['share']}{0.5 if tab == 'pytorch' else hat:.4f}" in text
+    assert f"{words['share']}{0.5 if tab in ('pytorch', 'jax') else hat:.4f}" in text
     slips = re.findall(words["slip"], text, re.MULTILINE)
     adam, yogi = (f"{oracle.curve(rule)[-1]:.4f}" for rule in ("adam", "yogi"))
     assert slips == [(adam, adam), ("0.2423", adam), ("0.2458", yogi), (yogi, yogi)]
