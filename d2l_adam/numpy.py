@@ -1,12 +1,12 @@
 """The NumPy tab: the reference. The same spec on `numpy.ndarray`, with gradients worked out by hand."""
 
 import ctypes
-from typing import Any
+from itertools import cycle
 
 import numpy
 
 from d2l_adam import contract, spec
-from d2l_adam.fused.memory import OTHERWISE, Memory
+from d2l_adam.fused.memory import OTHERWISE, Memory, columns
 from d2l_adam.tab import Tab
 
 
@@ -50,22 +50,27 @@ class NumPy(Tab):
         return g
 
     def lend(self, params, grads, states):
-        rows = []
-        dtype: Any = getattr(params[0], "dtype", None)
-        if getattr(dtype, "name", None) not in contract.FULL or not dtype.isnative:
+        arrays = columns(params, grads, states)
+        addresses: list[int] = []
+        if {*map(type, arrays)} != {numpy.ndarray}:
             return OTHERWISE
-        for p, g, state in zip(params, grads, states, strict=True):
-            row = []
-            for x in (p, *state, g):
-                if not (type(x) is numpy.ndarray and x.dtype == dtype and x.shape == p.shape):
+        dtype, shapes = params[0].dtype, [p.shape for p in params]
+        if dtype.name not in contract.FULL or not dtype.isnative:
+            return OTHERWISE
+        for x, shape in zip(arrays, cycle(shapes), strict=False):
+            if x.dtype != dtype or x.shape != shape:
+                return OTHERWISE
+            try:  # `__array_interface__` says where it is, too, in five times the time
+                at = ctypes.addressof(ctypes.c_char.from_buffer(x))
+            except (TypeError, ValueError):  # it may only be read, or is empty, or not contiguous
+                may_be_read = len(addresses) >= len(arrays) - len(params)
+                if not (x.flags.c_contiguous and (x.flags.writeable or may_be_read)):
                     return OTHERWISE
-                flags = x.flags
-                if not (flags.c_contiguous and flags.aligned and (flags.writeable or x is g)):
-                    return OTHERWISE
-                row.append(_address(x))
-            if p.size:
-                rows.append((*row, p.size))
-        return Memory(dtype.name, rows, (params, grads, states))
+                at = x.__array_interface__["data"][0]
+            if at % dtype.itemsize:
+                return OTHERWISE
+            addresses.append(at)
+        return Memory(dtype.name, addresses, [p.size for p in params], (params, grads, states))
 
     def regression(self, w, b):
         params = [w, b]
@@ -83,14 +88,6 @@ class NumPy(Tab):
             return ([X.T @ error, error.sum(axis=0)],)
 
         return params, loss, gradients
-
-
-def _address(x):
-    """Where the elements of a contiguous array are; its `__array_interface__` says so too, in five times the time."""
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(x))
-    except (TypeError, ValueError):  # it may only be read, or is empty
-        return x.__array_interface__["data"][0]
 
 
 TAB = NumPy()

@@ -36,7 +36,7 @@ class Step:
         self.bound, self.conditioned = self.rule.bound(words), rules.bound(spec.conditioned, words)
         self.defaults = {name: default for name, (default, *_) in self.rule.numbers.items()}
         self.record = record(self.rule)
-        self.table = Table([], self.record)
+        self.table: Table | None = None
         self.kernels: dict[tuple, Any] = {}
         self.uncompiled: Refusal | None = None
 
@@ -89,16 +89,19 @@ class Step:
             for row in rows:
                 kinds.setdefault(tab.kind(row.p)[1:], []).append(row)
             apart, refused = self._lent_apart([*kinds.values()], options)
-            if not Table([row for x in apart for row in x.memory.rows], self.record).twins:
+            if not _overlap(apart):
                 lent, rows = apart, [row for row, _ in refused]
                 refusal = refused[0][1] if refused else refusal
         # Where two memories share a gradient, neither may set it to zero before the other has read it. Nor is a
         # gradient that was made dense the one that is to be zero.
-        read_at = [row[-2] for x in lent for row in x.memory.rows]
+        read_at = [at for x in lent for at in x.table.g_at]
         zeroing = zero_grad and len({*read_at}) == len(read_at) and all(map(operator.is_, grads, given))
         parts: list[Any] = [self.part(x, numbers, options, zeroing) for x in lent]
-        if rows:
-            parts += self.operations(rows, numbers, options, choice, refusal)
+        if rows and choice:
+            raise ValueError(
+                f"{tab.name}: this step cannot be fused: {refusal and refusal.reason}; leave that choice at None"
+            )
+        parts += tab.compute(self, rows, numbers, options, choice)
         if zero_grad and not all(part.zeroed for part in parts):
             parts.append(Zeroing(tab, params))
         return parts
@@ -106,14 +109,6 @@ class Step:
     def plain(self, params, grads, states, name) -> tuple:
         """Parameters, gradients and states as the rule takes them: dense, for one."""
         return params, self.tab.dense(params, grads), states
-
-    def operations(self, rows, numbers, options, choice, refusal: Refusal | None) -> list:
-        """The step of rows whose memory is not lent, computed by the framework's operations."""
-        if choice:
-            raise ValueError(
-                f"{self.tab.name}: this step cannot be fused: {refusal and refusal.reason}; leave that choice at None"
-            )
-        return self.tab.compute(self, rows, numbers, options, choice)
 
     def lent(self, params, grads, states, options=()) -> Lent | Refusal:
         """The memory of all these, if it may be stepped."""
@@ -127,8 +122,8 @@ class Step:
         if isinstance(memory, Refusal):
             return memory
         table = self.table  # read once, as another thread may replace it
-        if memory.rows != table.rows:
-            self.table = table = Table(memory.rows, self.record)
+        if not table or memory.addresses != table.addresses or memory.sizes != table.sizes:
+            self.table = table = Table(memory, self.record, table)
         if table.twins:
             return Refusal("two of its arrays share memory")
         kernel = self.compiled(memory, options)
@@ -176,7 +171,14 @@ class Step:
         given = [options.get(name) for name in spec.OPTIONS] if options else _NO_OPTIONS
         zeroing = zeroing and table.apart
         arguments = like, table.array, constants, *given, zeroing
-        return Pass(kernel, arguments, table.total, self.tab, memory.arrays, zeroing)
+        return Pass(kernel, arguments, sum(table.sizes), self.tab, memory.arrays, zeroing)
+
+
+def _overlap(several: list[Lent]) -> bool:
+    """Whether one memory has an array that another writes."""
+    written = [at for x in several for at in x.table.written]
+    read = {at for x in several for at in x.table.g_at}
+    return len({*written}) < len(written) or not read.isdisjoint(written)
 
 
 _NO_OPTIONS = (None,) * len(spec.OPTIONS)

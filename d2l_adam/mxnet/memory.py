@@ -6,11 +6,12 @@ it is known from before. A step of the chapter's two parameters asks it of eight
 
 import math
 from ctypes import POINTER, byref, c_int, c_void_p
+from itertools import cycle
 
 import numpy
 
 from d2l_adam import contract
-from d2l_adam.fused.memory import OTHERWISE, Memory
+from d2l_adam.fused.memory import OTHERWISE, Memory, columns
 from d2l_adam.mxnet.framework import mxnet
 
 _CPU = {mxnet.Context.devstr2type[name] for name in ("cpu", "cpu_pinned", "cpu_shared")}
@@ -21,32 +22,23 @@ _LIB = mxnet.base._LIB  # its functions return 0 if they succeed
 
 def lend(params, grads, states):
     """The memory of these arrays, once nothing else reads or writes it."""
-    if not _ARRAYS.issuperset(map(type, (*params, *grads))):
+    arrays, addresses = columns(params, grads, states), []
+    if not _ARRAYS.issuperset(map(type, arrays)):
         return OTHERWISE
     # What is still to be done may read and write the arrays. (To wait for the readers of one of them costs far more.)
     mxnet.nd.waitall()
-    rows = []
     kind, place = _kinds(), c_void_p()
     get, to = _LIB.MXNDArrayGetData, byref(place)
-    _, dtype, device, _ = first = kind(params[0])
-    if dtype not in _FULL or device not in _CPU:
+    kinds = [kind(p) for p in params]
+    _, dtype, device, _ = kinds[0]
+    if dtype not in _FULL or device not in _CPU or any(x[1:] != kinds[0][1:] for x in kinds):
         return OTHERWISE
-    for p, g, state in zip(params, grads, states, strict=True):
-        shape, *like = kind_of_p = kind(p)
-        if (*like,) != first[1:] or kind(g, keep=False) != kind_of_p:
+    sizes = [math.prod(shape) for shape, *_ in kinds]
+    for x, like, size in zip(arrays, cycle(kinds), cycle(sizes), strict=False):
+        if kind(x) != like or get(x.handle, to) or (size and not place.value):
             return OTHERWISE
-        for x in state:
-            if type(x) not in _ARRAYS or kind(x) != kind_of_p:
-                return OTHERWISE
-        if 0 in shape:
-            continue
-        row = []
-        for x in (p, *state, g):
-            if get(x.handle, to) or not place.value:
-                return OTHERWISE
-            row.append(place.value)
-        rows.append((*row, math.prod(shape)))
-    return Memory(_FULL[dtype], rows, (params, grads, states))
+        addresses.append(place.value or 0)
+    return Memory(_FULL[dtype], addresses, sizes, (params, grads, states))
 
 
 def _kinds():
@@ -54,7 +46,7 @@ def _kinds():
     ndim, dims, dtype, device, number = c_int(), POINTER(c_int)(), c_int(), c_int(), c_int()
     shape_to, dtype_to, device_to = (byref(ndim), byref(dims)), byref(dtype), (byref(device), byref(number))
 
-    def kind(x, keep=True):
+    def kind(x):
         handle = x.handle
         kept = getattr(x, "__dict__", None)
         of, known = kept.get("_d2l_adam", (None, None)) if kept else (None, None)
@@ -66,7 +58,7 @@ def _kinds():
             ):
                 return None, None, None, None
             known = tuple(dims[: ndim.value]), dtype.value, device.value, number.value
-            if keep and kept is not None:  # for a handle they never change; a gradient has another each time
+            if kept is not None:  # for a handle they never change
                 kept["_d2l_adam"] = handle, known
         return known
 

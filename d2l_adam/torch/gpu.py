@@ -198,7 +198,7 @@ class Launch:
 
     def run(self):
         (memory, table, kernel), device = self.lent, self.lent.memory.device
-        if not self.done and table.total:
+        if not self.done and any(table.sizes):
             with deferred(), torch.cuda.device(device):
                 rows = table.array.view(numpy.int64)
                 call = numpy.concatenate([numpy.array(self.numbers, numpy.float64).view(numpy.int64), rows])

@@ -1,7 +1,9 @@
 """The memory of PyTorch's tensors."""
 
+from itertools import cycle
+
 from d2l_adam import contract
-from d2l_adam.fused.memory import OTHERWISE, Memory
+from d2l_adam.fused.memory import OTHERWISE, Memory, columns
 from d2l_adam.torch import guards
 from d2l_adam.torch.framework import torch
 
@@ -13,40 +15,34 @@ PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 #: What is known of tensors that `lend` has seen. The key only says where to look: others may come by the same `id`.
 _seen: dict[tuple[int, int, int], tuple] = {}
-_UNSEEN = guards.never, None, None, None, None
+_UNSEEN = guards.never, None, None
 
 
 def lend(params, grads, states):
     """The memory of these tensors, unless what is done to them is being recorded."""
-    number = len(params)
-    tensors = [*params]
-    for arrays in zip(*states, strict=True):
-        tensors += arrays
-    tensors += grads
+    number, tensors = len(params), columns(params, grads, states)
     if not PLAIN.issuperset(map(type, tensors)) or _traced():
         return OTHERWISE
     key = len(tensors), number, id(params[0])
-    look_alike, dtype, sizes, before, rows = _seen.get(key, _UNSEEN)
+    look_alike, dtype, sizes = _seen.get(key, _UNSEEN)
     try:
-        pointers = [x.data_ptr() for x in tensors]
+        addresses = [x.data_ptr() for x in tensors]
     except RuntimeError:  # a tensor without memory of its own, such as a sparse one
         return OTHERWISE
     # A nested tensor has no one shape, and must not be compared.
-    known = True not in [x.is_nested for x in tensors] and look_alike(*tensors)
-    if not known:
+    if True in [x.is_nested for x in tensors] or not look_alike(*tensors):
         if not _are_plain(tensors, number):
-            return OTHERWISE
-        look_alike, dtype, sizes = guards.recorded(tensors), params[0].dtype, [p.numel() for p in params]
-    if not known or pointers != before:
-        columns = [pointers[first : first + number] for first in range(0, len(pointers), number)]
-        rows = [row for row in zip(*columns, sizes, strict=True) if row[-1]]
-        if any(0 in row for row in rows):  # nor has this
             return OTHERWISE
         if len(_seen) >= 32:
             _seen.clear()
-        _seen[key] = look_alike, dtype, sizes, pointers, rows
+        dtype, sizes = params[0].dtype, [p.numel() for p in params]
+        _seen[key] = guards.recorded(tensors), dtype, sizes
+    if not all(addresses) and any(size and not at for at, size in zip(addresses, cycle(sizes), strict=False)):
+        return OTHERWISE  # nor has this
     device = params[0].device
-    return Memory(DTYPES[dtype], rows, (tensors, len(tensors) - number), device if device.type == "cuda" else None)
+    return Memory(
+        DTYPES[dtype], addresses, sizes, (tensors, len(tensors) - number), device if device.type == "cuda" else None
+    )
 
 
 def _are_plain(tensors, number):

@@ -39,7 +39,7 @@ _TEXT = """
     differentiable (bool, optional): only False, as autograd does not see the step (default: False)
     fused (bool, optional): whether the step is one pass over memory: of contiguous float32 and float64 tensors on
         the processor by Numba; on a GPU, in any dtype, one launch for all tensors of a group that are of one dtype,
-        by Triton; all else by `torch.compile` if it is True. None: what `d2l_adam.set_fused` says, and of itself
+        by Triton. True: so, or it is an error that says why not. None: what `d2l_adam.set_fused` says, and of itself
         wherever Numba or Triton can make it (default: None)
 
 `params` (iterable) are parameters to optimize, or dicts that define parameter groups, each with options of its own.
@@ -58,7 +58,7 @@ two steps in one. (`torch.optim` warns of it, and makes both.)
 
 
 class _NativeStep(TorchStep):
-    """A step of any tensors; rows that Numba cannot take are compiled by PyTorch where that is worth it."""
+    """A step of any tensors: complex ones, and the part of a DTensor that is here."""
 
     def plain(self, params, grads, states, name):
         rows = []
@@ -69,17 +69,6 @@ class _NativeStep(TorchStep):
                     grad = _beside(p, grad.resolve_conj(), state, self.rule.state, name, i)
                 rows.append((_plain(p), _plain(grad), tuple(map(_plain, state))))
         return tuple(zip(*rows, strict=True))
-
-    def operations(self, rows, numbers, options, choice, refusal):
-        from d2l_adam.torch.compiled import Compiled, compilable
-
-        compiled, rest = [], []
-        for row in rows:
-            if compilable(choice, row):
-                compiled.append(Compiled(self, row, numbers, options))
-            else:
-                rest.append(row)
-        return compiled + self.tab.compute(self, rest, numbers, options, choice)
 
 
 class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
@@ -271,11 +260,11 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         given = {"lr": _number(group["lr"]), "t": t, **self._constants(group)}
         numbers = contract.numbers(TAB, self.rule, given)
         options = {"scale": -1.0} if group["maximize"] else {}
-        if "weight_decay" not in numbers:
+        if "weight_decay" not in numbers and group["weight_decay"] != 0:
             weight_decay = contract.number(TAB, "weight_decay", group["weight_decay"])
-            if weight_decay and group["decoupled_weight_decay"]:
+            if group["decoupled_weight_decay"]:
                 options["decay"] = numbers["lr"] * weight_decay
-            elif weight_decay:
+            else:
                 options["l2"] = weight_decay
         return numbers, options
 
