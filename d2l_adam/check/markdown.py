@@ -130,16 +130,12 @@ def _blocks(lines, begun):
 
     `begun(line)` is the line that ends the block which a line begins, and what it says, or None.
     """
-    seen, ends, done = dict[str, int](), {}, -1
-    for i in reversed(range(len(lines))):
-        block = begun(lines[i])
-        if block and block[0] in seen:
-            ends[i] = seen[block[0]], block[1]
-        seen[lines[i]] = i
-    for i in reversed(ends):
-        if i > done:
-            done, said = ends[i]
-            yield i, done, said
+    last, done = {line: i for i, line in enumerate(lines)}, -1
+    for i, line in enumerate(lines):
+        block = begun(line) if i > done else None
+        if block and last.get(block[0], -1) > i:
+            done = lines.index(block[0], i + 1)
+            yield i, done, block[1]
 
 
 def default_tab(file: Path) -> str | None:
