@@ -154,6 +154,7 @@ def read(file: Path, default_tab: str | None = None, plain: bool = False) -> Sec
         raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {markdown.READ}")
     trees: dict[str, list[ast.Module]] = {}
     found: dict[str, list[Statement]] = {}
+    made: dict[str, dict[str, ast.FunctionDef | ast.ClassDef]] = {}
     tabs = dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code)
     if len(tabs) > MOST_TABS:
         raise ValueError(f"it has {len(tabs)} tabs; {MOST_TABS} is the most that are read")
@@ -170,32 +171,23 @@ def read(file: Path, default_tab: str | None = None, plain: bool = False) -> Sec
                 why = getattr(error, "msg", str(error)) or type(error).__name__
                 line = getattr(error, "lineno", cell.line)
                 section.unreadable.append((line, tab, f"this cell is no Python ({why})"))
+        made[tab] = {x.node.name: x.node for x in found[tab] if isinstance(x.node, (ast.FunctionDef, ast.ClassDef))}
     if (more := len(section.unreadable) - MOST_UNREADABLE) > 0:
         line, tab, _ = section.unreadable[MOST_UNREADABLE]
         section.unreadable[MOST_UNREADABLE:] = [(line, tab, f"{more} more of this kind from here on")]
-    functions = {
-        tab: {x.node.name: x.node for x in of_tab if isinstance(x.node, ast.FunctionDef)}
-        for tab, of_tab in found.items()
-    }
-    classes = {
-        tab: {x.node.name: made for x in of_tab if isinstance(x.node, ast.ClassDef) and (made := _class(x.node))}
-        for tab, of_tab in found.items()
-    }
-    names = dict.fromkeys(name for in_tab in functions.values() for name, node in in_tab.items() if _is_optimizer(node))
-    names |= dict.fromkeys(name for in_tab in classes.values() for name in in_tab)
+    names = dict.fromkeys(name for in_tab in made.values() for name, node in in_tab.items() if _is_optimizer(node))
     if len(names) > MOST_OPTIMIZERS:
         raise ValueError(f"it has {len(names)} optimizers; {MOST_OPTIMIZERS} is the most that are read")
     section.optimizers = {name: {} for name in names}
-    for tab, in_tab in functions.items():
+    for tab, in_tab in made.items():
+        functions = {name: node for name, node in in_tab.items() if isinstance(node, ast.FunctionDef)}
         lines = {name: x.node.lineno for x in reversed(found[tab]) for name in x.bound}
         calls = _calls(trees[tab])
         for name, definitions in section.optimizers.items():
-            if name in in_tab:
-                definitions[tab] = _definition(in_tab[name], in_tab, calls.get(name, ()))
-            elif name in classes[tab]:
-                definitions[tab] = classes[tab][name]
+            if name in functions:
+                definitions[tab] = _definition(functions[name], functions, calls.get(name, ()))
             elif name in lines:
-                definitions[tab] = Definition(lines[name], ())
+                definitions[tab] = (name in in_tab and _class(in_tab[name])) or Definition(lines[name], ())
     return section
 
 
@@ -206,26 +198,27 @@ def _args(node):
 
 
 def _is_optimizer(node):
+    if isinstance(node, ast.ClassDef):
+        return _class(node) is not None
     args = _args(node)
     return len(args) in (3, 4) and args[-2:] == ("states", "hyperparams") and not node.name.startswith("_")
+
+
+_NO_INIT: Any = ast.parse("def __init__(self): pass").body[0]
 
 
 def _class(node):
     """How a class is made and stepped as an optimizer, or None if it is none."""
     methods = {x.name: x for x in node.body if isinstance(x, ast.FunctionDef)}
-    made = methods.get("__init__")
-    arguments = [x.arg for x in (*made.args.args, *made.args.kwonlyargs)][1:] if made else []
+    made = methods.get("__init__", _NO_INIT)
+    arguments = [x.arg for x in (*made.args.args, *made.args.kwonlyargs)][1:]
     held = arguments[:1] in (["params"], ["parameters"])
     for name in (x for x in ("step", "update", "apply_gradients") if x in methods):
         takes = _args(methods[name])[1:]
         passed = name == "apply_gradients" or [x[:4] for x in takes] == ["para", "grad"]
         if passed != held and (passed or (name == "step" and len(takes) < 2)):
-            only = (
-                [x.arg for x, y in zip(made.args.kwonlyargs, made.args.kw_defaults, strict=True) if not y]
-                if made
-                else []
-            )
-            needed = (*_args(made), *only) if made else ()
+            only = [x.arg for x, y in zip(made.args.kwonlyargs, made.args.kw_defaults, strict=True) if not y]
+            needed = (*_args(made), *only)
             names = {NAMES.get(x, x): x for x in arguments[held:] if x in needed or NAMES.get(x, x) == "lr"}
             args = "params", *["grads"] * passed, "states", "hyperparams"
             step = name, len(takes), names
