@@ -148,7 +148,7 @@ def judge(
     name: str,
     paths: dict[str, Path],
     runs: Sequence[dict[str, Any]],
-    numbers: dict[str, Iterable[float]] = {},  # noqa: B006  only read
+    numbers: dict[str, tuple[float, ...]],
     known: Iterable[Any] = spec.RULES,
 ) -> Verdict:
     """Compare the paths of one optimizer, by tab, and name what is wrong with those that stand alone.
@@ -174,7 +174,7 @@ def judge(
     best = groups[0][0]
 
     def explain(tab):
-        return mutants.explain(tree, runs, paths[tab].fits, numbers.get(tab, ())) if tree else mutants.Search([])
+        return mutants.explain(tree, runs, paths[tab].fits, numbers[tab]) if tree else mutants.Search([])
 
     common = mutants.Search([]) if best in as_spec else explain(best)
     odd: dict[str, tuple[Distance, mutants.Search]] = {}
