@@ -49,10 +49,8 @@ class Cell(NamedTuple):
     @property
     def in_place(self) -> str:
         """The source, with an empty line for each that the file has between."""
-        lines = [""] * (self.lines[-1] - self.line + 1)
-        for number, text in zip(self.lines, self.source.split("\n"), strict=True):
-            lines[number - self.line] = text
-        return "\n".join(lines)
+        texts = dict(zip(self.lines, self.source.split("\n"), strict=True))
+        return "\n".join(texts.get(number, "") for number in range(self.line, self.lines[-1] + 1))
 
     def of(self, tab: str) -> bool:
         """Whether the cell is in the notebook of a tab."""
