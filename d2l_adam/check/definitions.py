@@ -118,16 +118,10 @@ def _used(table, top):
 
 def needed(statements: list[Statement], names: Iterable[str]) -> list[Statement]:
     """Return the statements that define some names, and what these need, in order: no other has to be run."""
-    binding: dict[str, list[int]] = {}
-    for i, statement in enumerate(statements):
-        for name in statement.bound:
-            binding.setdefault(name, []).append(i)
-    todo, wanted, chosen = ["*", *names], {"*", *names}, set[int]()
-    while todo:
-        for i in set(binding.get(todo.pop(), ())) - chosen:
-            chosen.add(i)
-            todo += statements[i].used - wanted
-            wanted |= statements[i].used
+    wanted, chosen = {"*", *names}, set[int]()
+    while more := {i for i, statement in enumerate(statements) if statement.bound & wanted} - chosen:
+        chosen |= more
+        wanted |= {name for i in more for name in statements[i].used}
     return [statements[i] for i in sorted(chosen)]
 
 
