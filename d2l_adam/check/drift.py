@@ -66,6 +66,12 @@ def apart(one: Path, other: Path) -> float:
     return float(numpy.minimum(numpy.nan_to_num(parts, nan=0.0), 1).mean())
 
 
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Names as an enumeration, such as "mxnet, numpy and pytorch"."""
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
 class Distance(NamedTuple):
     """How far apart two paths are.
 
@@ -89,8 +95,7 @@ class Distance(NamedTuple):
 
     def __str__(self):
         """Since when, how far and with which gradients."""
-        regimes = " or ".join(filter(None, (", ".join(self.regimes[:-1]), self.regimes[-1])))
-        where = "" if len(self.regimes) == len(drive.REGIMES) else f", where gradients are {regimes}"
+        where = "" if len(self.regimes) == len(drive.REGIMES) else f", where gradients are {listed(self.regimes, 'or')}"
         if len(self.parameters) == 1:
             where = f", in the {('weight', 'bias')[self.parameters[0]]} only"
         far = [f"max {self.largest:.1e}"] * (self.largest > 0) + ["NaN or infinite in one only"] * self.nonfinite
