@@ -110,7 +110,7 @@ def identify(name: str) -> Identity:
     searches = {x: mutants.explain(Tree(x), _RUNS, path.fits, tried, BUDGET) for x in likely[:NEAREST]}
     if changed := [(rule, search.causes[0]) for rule, search in searches.items() if search.causes]:
         return told(*min(changed, key=lambda x: len(x[1])))
-    rule = next(iter(nearest.values()))
+    rule = min(apart, key=apart.__getitem__)
     return told(rule, (), drift.distance(_path(rule), path).step, apart[rule])
 
 
@@ -234,9 +234,8 @@ def _candidates(name, given: Mapping[str, float]) -> Iterator[Rule]:
     """Yield the rules that it may be, of the table, first that of its name, and the spec; also with its constants."""
     rows = sorted(dialects.TABLE.values(), key=lambda row: row.name != name)
     rules = [*(row.rule for row in rows), *map(Rule, spec.RULES.values())]
-    own = {key: x for key, x in given.items() if key != "lr"}
     for rule in rules:
-        for defaults in ({}, {key: x for key, x in own.items() if key in rule.constants}):
+        for defaults in ({}, {key: x for key, x in given.items() if key != "lr" and key in rule.constants}):
             made = Rule(rule, None, defaults)
             if all(x.default is not None for key, x in made.constants.items() if key != "lr"):
                 yield made
