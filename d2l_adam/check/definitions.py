@@ -165,7 +165,8 @@ def read(file: Path, default_tab: str | None = None, plain: bool = False) -> Sec
                 why = getattr(error, "msg", str(error)) or type(error).__name__
                 line = getattr(error, "lineno", cell.line)
                 section.unreadable.append((line, tab, f"this cell is no Python ({why})"))
-        made[tab] = {x.node.name: x.node for x in found[tab] if isinstance(x.node, (ast.FunctionDef, ast.ClassDef))}
+        kinds = ast.FunctionDef, ast.ClassDef  # told in this order
+        made[tab] = {x.node.name: x.node for kind in kinds for x in found[tab] if isinstance(x.node, kind)}
     if (more := len(section.unreadable) - MOST_UNREADABLE) > 0:
         line, tab, _ = section.unreadable[MOST_UNREADABLE]
         section.unreadable[MOST_UNREADABLE:] = [(line, tab, f"{more} more of this kind from here on")]
@@ -220,8 +221,8 @@ def _class(node):
     return None
 
 
-def _definition(node, functions, calls):
-    init, values = _trained(functions, calls)
+def _definition(node, functions, given):
+    init, values = _trained(functions, given)
     if init is None:
         inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
         before = [x for x in inits if x.lineno < node.lineno] or inits
@@ -243,18 +244,18 @@ def _definition(node, functions, calls):
 
 def _calls(trees):
     """What is given in the calls that are given a name, by that name."""
-    calls: dict[str, list[list[ast.expr]]] = {}
+    calls: dict[str, list[ast.expr]] = {}
     for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
         given = [*node.args, *(x.value for x in node.keywords)]
         for name in dict.fromkeys(x.id for x in given if isinstance(x, ast.Name)):
-            calls.setdefault(name, []).append(given)
+            calls.setdefault(name, []).extend(given)
     return calls
 
 
-def _trained(functions, calls):
+def _trained(functions, given):
     """How a section trains an optimizer: with the states of which init function, and with which numbers."""
     init, values = None, dict[Any, float]()
-    for x in (x for given in calls for x in given):
+    for x in given:
         match x:
             case ast.Call(ast.Name(function), [_, *_]) if function in functions:
                 init = init or function
