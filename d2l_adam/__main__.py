@@ -46,9 +46,7 @@ def _writable(context, parameter, folder):
         return folder
 
 
-_FOLDER = click.option(
-    "--out", "folder", default="build", show_default=True, type=_PATH, callback=_writable, help="For files."
-)
+_FOLDER = click.option("--out", "folder", default="build", type=_PATH, callback=_writable, help="For files.")
 
 
 def _json(text):
@@ -74,10 +72,6 @@ def _printing():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(text, console=out):
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def _table(left, right, rows, title=None, justify="left"):
     """Print a table with columns to the left and, for numbers, to the right."""
     table = Table(*left, title=title, title_justify=justify)
@@ -88,7 +82,7 @@ def _table(left, right, rows, title=None, justify="left"):
     out.print(table)
 
 
-@click.group()
+@click.group(context_settings={"show_default": True})
 @click.version_option(__version__, package_name="d2l_adam")
 def cli():
     """Adam and Yogi of "Dive into Deep Learning": one spec, run by MXNet, PyTorch, TensorFlow, JAX and NumPy."""
@@ -99,11 +93,11 @@ def cli():
 @cli.command()
 @_TABS
 @_RULES
-@click.option("--lr", default=0.01, show_default=True, help="Learning rate.")
-@click.option("--batch-size", default=10, show_default=True, help="Examples a step.")
-@click.option("--num-epochs", default=2, show_default=True, help="Passes over the 1500 rows.")
-@click.option("--seed", default=0, show_default=True, help="Draws the first weights and the order of the rows.")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(protocol.TOLERANCE)))
+@click.option("--lr", default=0.01, help="Learning rate.")
+@click.option("--batch-size", default=10, help="Examples a step.")
+@click.option("--num-epochs", default=2, help="Passes over the 1500 rows.")
+@click.option("--seed", default=0, help="Draws the first weights and the order of the rows.")
+@click.option("--dtype", default="float32", type=click.Choice(list(protocol.TOLERANCE)))
 @_FOLDER
 @_json("Print JSON, the curves included, instead of the table.")
 def run(tabs, rules, folder, as_json, **settings):
@@ -137,10 +131,10 @@ def run(tabs, rules, folder, as_json, **settings):
         else:
             _print(curves, tolerance, settings["dtype"])
             for tab in absent:
-                _say(f"{tab}: not installed, left out; see d2l-adam info")
-            _say(f"Written: {', '.join(map(str, files))}")
+                click.echo(f"{tab}: not installed, left out; see d2l-adam info")
+            click.echo(f"Written: {', '.join(map(str, files))}")
     for tab, cause in broken.items():
-        _say(f"{tab}: {cause}", err)
+        click.echo(f"{tab}: {cause}", err=True)
     sys.exit(0 if holds else 1)
 
 
@@ -214,7 +208,7 @@ def info(as_json):
                 {"d2l_adam": __version__, "frameworks": frameworks, "steps": steps, "data": table, "sound": sound}
             )
         else:
-            _say(f"d2l_adam {__version__}, Python {platform.python_version()}")
+            click.echo(f"d2l_adam {__version__}, Python {platform.python_version()}")
             rows = []
             for tab, row in frameworks.items():
                 cells = [row[key] or "-" for key in ("version", "d2l", "step")]
@@ -224,8 +218,8 @@ def info(as_json):
             how = f"fused by Numba {steps['numba']} for float32 and float64 on the processor, {threads}"
             if steps["why"]:
                 how = f"eager; {steps['why']}"
-            _say(f"steps: {how}")
-            _say(f"data: {table['file'] or '-'}; checksum: {table['checksum']}")
+            click.echo(f"steps: {how}")
+            click.echo(f"data: {table['file'] or '-'}; checksum: {table['checksum']}")
     sys.exit(0 if sound else 1)
 
 
@@ -250,8 +244,8 @@ def _how_it_steps(module):
 @click.option("--size", "sizes", multiple=True, type=click.Choice(list(benching.SIZES)), help=_REPEATABLE)
 @click.option("--model", "models", multiple=True, type=click.Choice(list(benching.MODELS)), help=_REPEATABLE)
 @_RULES
-@click.option("--seconds", default=5.0, show_default=True, help="For each tab and size, about.")
-@click.option("--epochs/--no-epochs", default=True, show_default=True, help="Time epochs of the chapter's training.")
+@click.option("--seconds", default=5.0, help="For each tab and size, about.")
+@click.option("--epochs/--no-epochs", default=True, help="Time epochs of the chapter's training.")
 @_FOLDER
 @_json("Print JSON, every turn included, instead of the tables.")
 def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
@@ -285,14 +279,14 @@ def bench(tabs, sizes, models, rules, seconds, epochs, folder, as_json):
             _print_json(result)
         else:
             _print_bench(result)
-            _say(f"Written: {', '.join(map(str, files))}")
+            click.echo(f"Written: {', '.join(map(str, files))}")
 
 
 def _print_bench(result):
     on = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
-    _say(f"{on['processor']}, {on['cores']} cores, {on['threads']} threads; {on['system']}")
-    _say(f"Python {on['python']}; {versions}; {on['date']}")
+    click.echo(f"{on['processor']}, {on['cores']} cores, {on['threads']} threads; {on['system']}")
+    click.echo(f"Python {on['python']}; {versions}; {on['date']}")
     ratio_of = {(x["at"], x["ours"]): x for x in result["ratios"]}
     rows = []
     for at, contestants, _ in benching.cases(result):
@@ -302,15 +296,12 @@ def _print_bench(result):
                 figure = f"{ratio['ratio']:.2f}" if ratio["met"] else f"[red]{ratio['ratio']:.2f}"
                 goal = "-" if ratio["goal"] is None else f"{ratio['goal']:.1f}"
                 row += [figure, f"{ratio['low']:.2f}-{ratio['high']:.2f}", goal]
-            rows.append([*row, *[""] * (6 - len(row)), _mebibytes(x.get("memory"))])
+            memory = "" if x.get("memory") is None else f"{x['memory'] / 2**20:,.0f}"
+            rows.append([*row, *[""] * (6 - len(row)), memory])
     title = (
         "Times of a step, and of an epoch; how often ours fits into the last; the memory that a step takes for a while"
     )
     _table(("", ""), ("time", "ratio", "quartiles", "goal", "MiB"), rows, title)
-
-
-def _mebibytes(memory):
-    return "" if memory is None else f"{memory / 2**20:,.0f}"
 
 
 def _duration(seconds):
@@ -354,33 +345,21 @@ def dialects(as_json):
         for x in rows:
             given = [f"{name}={'?' if value is None else f'{value:g}'}" for name, value in x["defaults"].items()]
             start = [f"{name} from {value:g}" for name, value in x["initial"].items() if value]
-            _say(f"{x['name']:<39} {x['rule']}({', '.join(given)}){', ' * bool(start)}{', '.join(start)}")
+            click.echo(f"{x['name']:<39} {x['rule']}({', '.join(given)}){', ' * bool(start)}{', '.join(start)}")
 
 
 @cli.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--default-tab", help="Of cells without a tab; default: the first of the book's config.ini, else mxnet.")
 @click.option(
-    "--tab",
-    "tabs",
-    multiple=True,
-    help="Check these tabs only; or TAB=FILE, the notebook of a tab. Repeatable.",
+    "--tab", "tabs", multiple=True, help="Check these tabs only; or TAB=FILE, the notebook of a tab. Repeatable."
 )
 @click.option("--plain", is_flag=True, help="Read ```python fences of Markdown, and the like, too.")
-@click.option(
-    "--timeout", default=60.0, show_default=True, type=_Finite(1, 86400), help="Seconds for an optimizer in a tab."
-)
-@click.option(
-    "--memory",
-    default=2.0,
-    show_default=True,
-    type=_Finite(0.1, 1024),
-    help="GiB for the code of a tab, beside its framework.",
-)
+@click.option("--timeout", default=60.0, type=_Finite(1, 86400), help="Seconds for an optimizer in a tab.")
+@click.option("--memory", default=2.0, type=_Finite(0.1, 1024), help="GiB for the code of a tab, beside its framework.")
 @click.option(
     "--confine",
     default="auto",
-    show_default=True,
     type=click.Choice(["required", "auto", "off"]),
     help="Whether bubblewrap has to confine the code, does where it works, or does not.",
 )
@@ -478,11 +457,11 @@ def _print_check(report):
     if report.compared:
         rounding, smallest = report.margin()
         drift = f"; the smallest drift is {smallest:,.0f} times that" if smallest is not None else ""
-        _say(f"Rounding took equal tabs {rounding:.2f} of the allowed distance apart{drift}.")
+        click.echo(f"Rounding took equal tabs {rounding:.2f} of the allowed distance apart{drift}.")
     drifted = len({(x.file, x.name) for x in report.of("drift")})
     checked = f"{_count(len(report.compared), 'optimizer')} in {_count(len(report.files), 'file')}: {drifted} drifted"
     unchecked, notes = (len(report.of(kind)) for kind in ("unchecked", "note"))
-    _say(f"{checked}, {unchecked} could not be checked, {_count(notes, 'note')}.")
+    click.echo(f"{checked}, {unchecked} could not be checked, {_count(notes, 'note')}.")
 
 
 def _count(number, noun):

@@ -58,11 +58,11 @@ def assert_tabs_agree(
         raise ValueError(f"there is nothing to compare {', '.join(trainers) or 'nothing'} with; give two tabs or more")
     inits = init if isinstance(init, dict) else dict.fromkeys(trainers, init)
     runs = drive.settings([*(hyperparams or _USUAL)], hyperparams or _USUAL)
-    name = _code(next(iter(trainers.values()))).__name__
+    name = identify.code(next(iter(trainers.values()))).__name__
     tree = Tree(rule or (name if name in spec.RULES else "adam"))
     paths = {tab: _path(protocol.load(tab), trainer, inits.get(tab), tree, runs) for tab, trainer in trainers.items()}
-    numbers = {tab: identify.numbers(_code(trainer)) for tab, trainer in trainers.items()}
-    verdict = drift.judge(*((tree.rule.name, paths, runs, numbers, [rule]) if rule else (name, paths, runs, numbers)))
+    numbers = {tab: identify.numbers(trainer) for tab, trainer in trainers.items()}
+    verdict = drift.judge(tree.rule.name if rule else name, paths, runs, numbers, [rule] if rule else spec.RULES)
     if verdict.odd:
         _fail(finding for finding in told(verdict) if finding.kind == "drift")
 
@@ -98,7 +98,7 @@ def assert_matches_spec(
     path = _path(tab, trainer, init, tree, runs)
     far = drift.distance(right, path)
     if not far.agree:
-        search = mutants.explain(tree, runs, path.fits, identify.numbers(_code(trainer)))
+        search = mutants.explain(tree, runs, path.fits, identify.numbers(trainer))
         message = f"differs from {tree.rule.name} of the spec {far}"
         _fail([Finding("drift", "", None, "", tab.TAB.name, message, *search)])
 
@@ -120,18 +120,11 @@ def _path(tab, trainer, init, tree, runs):
     needed = [x for x in args if x.default is x.empty and x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
     if len(needed) not in (3, 4):
         raise TypeError(
-            f"{tab.TAB.name}: {_code(trainer).__name__} takes ({', '.join(map(str, args))}); "
+            f"{tab.TAB.name}: {identify.code(trainer).__name__} takes ({', '.join(map(str, args))}); "
             "give a function (params, states, hyperparams) or (params, grads, states, hyperparams)"
         )
     init = init or functools.partial(tab.TAB.book_states, tree.rule, dtype="float32")
     return drift.Path(drive.drive(tab, trainer, init, runs, len(needed) == 4)[0])
-
-
-def _code(trainer):
-    """The function that does the work, or the class of an object that can be called."""
-    while isinstance(trainer, functools.partial):
-        trainer = trainer.func
-    return trainer if hasattr(trainer, "__name__") else type(trainer)
 
 
 def _fail(findings):

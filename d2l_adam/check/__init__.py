@@ -2,9 +2,9 @@
 
     report = d2l_adam.check.check([Path("adam.md")])
 
-`markdown` reads cells, `definitions` finds the optimizers in them, `sandbox` starts `worker`, which runs their code in
-`confinement`; `drive` steps an optimizer, `drift` compares the paths, `mutants` looks for changes of a rule's `tree`
-that make a path, `report` says it all, and `checking` does one after the other.
+`markdown` reads cells, `definitions` finds the optimizers in them, `sandbox` starts `worker`, which runs their code
+apart; `drive` steps an optimizer, `drift` compares the paths, `mutants` looks for changes of a rule's `tree` that make
+a path, `report` says it all, and `checking` does one after the other.
 """
 
 from d2l_adam.check.checking import check

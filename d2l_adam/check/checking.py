@@ -10,7 +10,8 @@ from typing import Any
 
 from d2l_adam import TABS
 from d2l_adam.check import definitions, drift, drive, markdown, notebooks, sandbox
-from d2l_adam.check.report import Finding, Optimizer, Report, listed, told
+from d2l_adam.check.drift import listed
+from d2l_adam.check.report import Finding, Optimizer, Report, told
 
 
 def check(

@@ -118,16 +118,10 @@ def _used(table, top):
 
 def needed(statements: list[Statement], names: Iterable[str]) -> list[Statement]:
     """Return the statements that define some names, and what these need, in order: no other has to be run."""
-    binding: dict[str, list[int]] = {}
-    for i, statement in enumerate(statements):
-        for name in statement.bound:
-            binding.setdefault(name, []).append(i)
-    todo, wanted, chosen = ["*", *names], {"*", *names}, set[int]()
-    while todo:
-        for i in set(binding.get(todo.pop(), ())) - chosen:
-            chosen.add(i)
-            todo += statements[i].used - wanted
-            wanted |= statements[i].used
+    wanted, chosen = {"*", *names}, set[int]()
+    while more := {i for i, statement in enumerate(statements) if statement.bound & wanted} - chosen:
+        chosen |= more
+        wanted |= {name for i in more for name in statements[i].used}
     return [statements[i] for i in sorted(chosen)]
 
 
@@ -154,6 +148,7 @@ def read(file: Path, default_tab: str | None = None, plain: bool = False) -> Sec
         raise ValueError(f"it is a file {file.suffix or 'without suffix'}; {markdown.READ}")
     trees: dict[str, list[ast.Module]] = {}
     found: dict[str, list[Statement]] = {}
+    made: dict[str, dict[str, ast.FunctionDef | ast.ClassDef]] = {}
     tabs = dict.fromkeys(tab for cell in code for tab in cell.tabs or ()) or TABS[:3] * bool(code)
     if len(tabs) > MOST_TABS:
         raise ValueError(f"it has {len(tabs)} tabs; {MOST_TABS} is the most that are read")
@@ -170,32 +165,24 @@ def read(file: Path, default_tab: str | None = None, plain: bool = False) -> Sec
                 why = getattr(error, "msg", str(error)) or type(error).__name__
                 line = getattr(error, "lineno", cell.line)
                 section.unreadable.append((line, tab, f"this cell is no Python ({why})"))
+        kinds = ast.FunctionDef, ast.ClassDef  # told in this order
+        made[tab] = {x.node.name: x.node for kind in kinds for x in found[tab] if isinstance(x.node, kind)}
     if (more := len(section.unreadable) - MOST_UNREADABLE) > 0:
         line, tab, _ = section.unreadable[MOST_UNREADABLE]
         section.unreadable[MOST_UNREADABLE:] = [(line, tab, f"{more} more of this kind from here on")]
-    functions = {
-        tab: {x.node.name: x.node for x in of_tab if isinstance(x.node, ast.FunctionDef)}
-        for tab, of_tab in found.items()
-    }
-    classes = {
-        tab: {x.node.name: made for x in of_tab if isinstance(x.node, ast.ClassDef) and (made := _class(x.node))}
-        for tab, of_tab in found.items()
-    }
-    names = dict.fromkeys(name for in_tab in functions.values() for name, node in in_tab.items() if _is_optimizer(node))
-    names |= dict.fromkeys(name for in_tab in classes.values() for name in in_tab)
+    names = dict.fromkeys(name for in_tab in made.values() for name, node in in_tab.items() if _is_optimizer(node))
     if len(names) > MOST_OPTIMIZERS:
         raise ValueError(f"it has {len(names)} optimizers; {MOST_OPTIMIZERS} is the most that are read")
     section.optimizers = {name: {} for name in names}
-    for tab, in_tab in functions.items():
+    for tab, in_tab in made.items():
+        functions = {name: node for name, node in in_tab.items() if isinstance(node, ast.FunctionDef)}
         lines = {name: x.node.lineno for x in reversed(found[tab]) for name in x.bound}
         calls = _calls(trees[tab])
         for name, definitions in section.optimizers.items():
-            if name in in_tab:
-                definitions[tab] = _definition(in_tab[name], in_tab, calls.get(name, ()))
-            elif name in classes[tab]:
-                definitions[tab] = classes[tab][name]
+            if name in functions:
+                definitions[tab] = _definition(functions[name], functions, calls.get(name, ()))
             elif name in lines:
-                definitions[tab] = Definition(lines[name], ())
+                definitions[tab] = (name in in_tab and _class(in_tab[name])) or Definition(lines[name], ())
     return section
 
 
@@ -206,26 +193,27 @@ def _args(node):
 
 
 def _is_optimizer(node):
+    if isinstance(node, ast.ClassDef):
+        return _class(node) is not None
     args = _args(node)
     return len(args) in (3, 4) and args[-2:] == ("states", "hyperparams") and not node.name.startswith("_")
+
+
+_NO_INIT: Any = ast.parse("def __init__(self): pass").body[0]
 
 
 def _class(node):
     """How a class is made and stepped as an optimizer, or None if it is none."""
     methods = {x.name: x for x in node.body if isinstance(x, ast.FunctionDef)}
-    made = methods.get("__init__")
-    arguments = [x.arg for x in (*made.args.args, *made.args.kwonlyargs)][1:] if made else []
+    made = methods.get("__init__", _NO_INIT)
+    arguments = [x.arg for x in (*made.args.args, *made.args.kwonlyargs)][1:]
     held = arguments[:1] in (["params"], ["parameters"])
     for name in (x for x in ("step", "update", "apply_gradients") if x in methods):
         takes = _args(methods[name])[1:]
         passed = name == "apply_gradients" or [x[:4] for x in takes] == ["para", "grad"]
         if passed != held and (passed or (name == "step" and len(takes) < 2)):
-            only = (
-                [x.arg for x, y in zip(made.args.kwonlyargs, made.args.kw_defaults, strict=True) if not y]
-                if made
-                else []
-            )
-            needed = (*_args(made), *only) if made else ()
+            only = [x.arg for x, y in zip(made.args.kwonlyargs, made.args.kw_defaults, strict=True) if not y]
+            needed = (*_args(made), *only)
             names = {NAMES.get(x, x): x for x in arguments[held:] if x in needed or NAMES.get(x, x) == "lr"}
             args = "params", *["grads"] * passed, "states", "hyperparams"
             step = name, len(takes), names
@@ -233,8 +221,8 @@ def _class(node):
     return None
 
 
-def _definition(node, functions, calls):
-    init, values = _trained(functions, calls)
+def _definition(node, functions, given):
+    init, values = _trained(functions, given)
     if init is None:
         inits = [x for x in functions.values() if _INIT.match(x.name) and len(_args(x)) == 1]
         before = [x for x in inits if x.lineno < node.lineno] or inits
@@ -256,18 +244,18 @@ def _definition(node, functions, calls):
 
 def _calls(trees):
     """What is given in the calls that are given a name, by that name."""
-    calls: dict[str, list[list[ast.expr]]] = {}
+    calls: dict[str, list[ast.expr]] = {}
     for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
         given = [*node.args, *(x.value for x in node.keywords)]
         for name in dict.fromkeys(x.id for x in given if isinstance(x, ast.Name)):
-            calls.setdefault(name, []).append(given)
+            calls.setdefault(name, []).extend(given)
     return calls
 
 
-def _trained(functions, calls):
+def _trained(functions, given):
     """How a section trains an optimizer: with the states of which init function, and with which numbers."""
     init, values = None, dict[Any, float]()
-    for x in (x for given in calls for x in given):
+    for x in given:
         match x:
             case ast.Call(ast.Name(function), [_, *_]) if function in functions:
                 init = init or function

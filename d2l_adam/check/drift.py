@@ -66,6 +66,12 @@ def apart(one: Path, other: Path) -> float:
     return float(numpy.minimum(numpy.nan_to_num(parts, nan=0.0), 1).mean())
 
 
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Names as an enumeration, such as "mxnet, numpy and pytorch"."""
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
 class Distance(NamedTuple):
     """How far apart two paths are.
 
@@ -89,8 +95,7 @@ class Distance(NamedTuple):
 
     def __str__(self):
         """Since when, how far and with which gradients."""
-        regimes = " or ".join(filter(None, (", ".join(self.regimes[:-1]), self.regimes[-1])))
-        where = "" if len(self.regimes) == len(drive.REGIMES) else f", where gradients are {regimes}"
+        where = "" if len(self.regimes) == len(drive.REGIMES) else f", where gradients are {listed(self.regimes, 'or')}"
         if len(self.parameters) == 1:
             where = f", in the {('weight', 'bias')[self.parameters[0]]} only"
         far = [f"max {self.largest:.1e}"] * (self.largest > 0) + ["NaN or infinite in one only"] * self.nonfinite
@@ -148,7 +153,7 @@ def judge(
     name: str,
     paths: dict[str, Path],
     runs: Sequence[dict[str, Any]],
-    numbers: dict[str, Iterable[float]] = {},  # noqa: B006  only read
+    numbers: dict[str, tuple[float, ...]],
     known: Iterable[Any] = spec.RULES,
 ) -> Verdict:
     """Compare the paths of one optimizer, by tab, and name what is wrong with those that stand alone.
@@ -174,7 +179,7 @@ def judge(
     best = groups[0][0]
 
     def explain(tab):
-        return mutants.explain(tree, runs, paths[tab].fits, numbers.get(tab, ())) if tree else mutants.Search([])
+        return mutants.explain(tree, runs, paths[tab].fits, numbers[tab]) if tree else mutants.Search([])
 
     common = mutants.Search([]) if best in as_spec else explain(best)
     odd: dict[str, tuple[Distance, mutants.Search]] = {}

@@ -39,25 +39,25 @@ PARAMETER = numpy.repeat(numpy.arange(len(SHAPES)), _SIZES)
 
 
 @functools.cache
-def start(dtype: str = "float32") -> numpy.ndarray:
-    """Where the elements start: half of them at 0, where the smallest step shows; rounded to float32."""
+def start() -> numpy.ndarray:
+    """Where the elements start: half of them at 0, where the smallest step shows; float32."""
     rng = numpy.random.default_rng(0)
     p = rng.normal(scale=0.5, size=len(REGIME)) * (rng.permutation(len(REGIME)) % 2)
-    return _fixed(p, dtype)
+    return _fixed(p)
 
 
 @functools.cache
-def gradients(dtype: str = "float32") -> numpy.ndarray:
-    """The gradients of all steps, (steps, elements), around a mean of each element's own; rounded to float32."""
+def gradients() -> numpy.ndarray:
+    """The gradients of all steps, (steps, elements), around a mean of each element's own; float32."""
     rng = numpy.random.default_rng(1)
     g = rng.normal(size=(STEPS[0], len(REGIME))) + rng.normal(size=len(REGIME))
     scale = numpy.array([1, 1e-4, 1e-8, 1e3, 0, 1])[REGIME]
     seldom = (REGIMES.index("sparse") == REGIME) & (rng.uniform(size=g.shape) > 0.1)
-    return _fixed(g * scale * ~seldom, dtype)
+    return _fixed(g * scale * ~seldom)
 
 
-def _fixed(x, dtype):
-    x = x.astype("float32").astype(dtype)
+def _fixed(x):
+    x = x.astype("float32")
     x.flags.writeable = False
     return x
 
@@ -156,9 +156,9 @@ def follow(
 ) -> Iterator[numpy.ndarray]:
     """Make steps `step(run, t, p, g, *state)` on the same gradients, from `initial` states; yield each row of it."""
     for run, steps in zip(runs, STEPS, strict=True):
-        p, *state = start(dtype), *(numpy.full(len(REGIME), x, dtype) for x in initial)
+        p, *state = start().astype(dtype), *(numpy.full(len(REGIME), x, dtype) for x in initial)
         yield p
         with numpy.errstate(all="ignore"):
-            for number, g in enumerate(gradients(dtype)[:steps]):
+            for number, g in enumerate(gradients()[:steps].astype(dtype)):
                 p, *state = (numpy.asarray(x, dtype) for x in step(run, run.get("t", 1) + number, p, g, *state))
                 yield p

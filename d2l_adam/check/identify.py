@@ -102,16 +102,15 @@ def identify(name: str) -> Identity:
             return told(rule)
         apart[rule] = drift.apart(_path(rule), path)
     nearest: dict[Any, Rule] = {}
-    for rule in sorted(apart, key=lambda rule: apart[rule]):
+    for rule in sorted(apart, key=apart.__getitem__):
         nearest.setdefault(rule.function, rule)
     tried = (*given.values(), *numbers(made))
     last = re.split("[.:]", name.partition("(")[0])[-1].lower()  # those of its family are tried first
     likely = sorted(nearest.values(), key=lambda rule: (rule.name.partition("_")[0] not in last, apart[rule]))
     searches = {x: mutants.explain(Tree(x), _RUNS, path.fits, tried, BUDGET) for x in likely[:NEAREST]}
-    changed = {rule: search.causes[0] for rule, search in searches.items() if search.causes}
-    for rule in sorted(changed, key=lambda rule: len(changed[rule])):
-        return told(rule, changed[rule])
-    rule = next(iter(nearest.values()))
+    if changed := [(rule, search.causes[0]) for rule, search in searches.items() if search.causes]:
+        return told(*min(changed, key=lambda x: len(x[1])))
+    rule = min(apart, key=apart.__getitem__)
     return told(rule, (), drift.distance(_path(rule), path).step, apart[rule])
 
 
@@ -235,20 +234,24 @@ def _candidates(name, given: Mapping[str, float]) -> Iterator[Rule]:
     """Yield the rules that it may be, of the table, first that of its name, and the spec; also with its constants."""
     rows = sorted(dialects.TABLE.values(), key=lambda row: row.name != name)
     rules = [*(row.rule for row in rows), *map(Rule, spec.RULES.values())]
-    own = {key: x for key, x in given.items() if key != "lr"}
     for rule in rules:
-        for defaults in ({}, {key: x for key, x in own.items() if key in rule.constants}):
+        for defaults in ({}, {key: x for key, x in given.items() if key != "lr" and key in rule.constants}):
             made = Rule(rule, None, defaults)
             if all(x.default is not None for key, x in made.constants.items() if key != "lr"):
                 yield made
 
 
-def numbers(made: Any) -> tuple[float, ...]:
-    """Return the numbers in the source of a function or a class, as far as it is at hand."""
+def code(made: Any) -> Any:
+    """Return the function or class that does the work; of an object that can be called, its class."""
     while isinstance(made, functools.partial):
         made = made.func
+    return made if hasattr(made, "__name__") else type(made)
+
+
+def numbers(made: Any) -> tuple[float, ...]:
+    """Return the numbers in the source of what does the work, as far as it is at hand."""
     try:
-        return definitions.numbers(ast.parse(textwrap.dedent(inspect.getsource(made))))
+        return definitions.numbers(ast.parse(textwrap.dedent(inspect.getsource(code(made)))))
     except (OSError, TypeError, SyntaxError):
         return ()
 

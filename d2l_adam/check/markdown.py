@@ -49,10 +49,8 @@ class Cell(NamedTuple):
     @property
     def in_place(self) -> str:
         """The source, with an empty line for each that the file has between."""
-        lines = [""] * (self.lines[-1] - self.line + 1)
-        for number, text in zip(self.lines, self.source.split("\n"), strict=True):
-            lines[number - self.line] = text
-        return "\n".join(lines)
+        texts = dict(zip(self.lines, self.source.split("\n"), strict=True))
+        return "\n".join(texts.get(number, "") for number in range(self.line, self.lines[-1] + 1))
 
     def of(self, tab: str) -> bool:
         """Whether the cell is in the notebook of a tab."""
@@ -100,15 +98,15 @@ def read(text: str, default_tab: str = "mxnet", plain: bool = False) -> list[Cel
     `plain` says whether any other fence of Python is a cell, too.
     """
     cells: list[Cell] = []
-    lines, start = text.split("\n"), 0
-    for first, last, info in _fences(lines):
+    lines, start = list(enumerate(text.split("\n"), 1)), 0
+    for first, last, info in _fences(text.split("\n")):
         if ".input" in info or (plain and _PYTHON.match(info)):
-            cells += _texts(lines, start, first)
-            source = _numbered(lines, first + 1, last) or [(last + 1, "")]
+            cells += _texts(lines[start:first])
+            source = lines[first + 1 : last] or [(last + 1, "")]
             if not any("%load_ext d2lbook.tab" in line for _, line in source):  # the book's own switch of tabs
                 cells.append(code(source, default_tab))
             start = last + 1
-    return cells + _texts(lines, start, len(lines))
+    return cells + _texts(lines[start:])
 
 
 def unread(text: str) -> tuple[list[int], list[tuple[int, str]]]:
@@ -130,16 +128,12 @@ def _blocks(lines, begun):
 
     `begun(line)` is the line that ends the block which a line begins, and what it says, or None.
     """
-    seen, ends, done = dict[str, int](), {}, -1
-    for i in reversed(range(len(lines))):
-        block = begun(lines[i])
-        if block and block[0] in seen:
-            ends[i] = seen[block[0]], block[1]
-        seen[lines[i]] = i
-    for i in reversed(ends):
-        if i > done:
-            done, said = ends[i]
-            yield i, done, said
+    last, done = {line: i for i, line in enumerate(lines)}, -1
+    for i, line in enumerate(lines):
+        block = begun(line) if i > done else None
+        if block and last.get(block[0], -1) > i:
+            done = lines.index(block[0], i + 1)
+            yield i, done, block[1]
 
 
 def default_tab(file: Path) -> str | None:
@@ -168,14 +162,15 @@ def code(lines: list[tuple[int, str]], default_tab: str) -> Cell:
     return _cell("code", None if tabs == ("all",) else tabs, lines)
 
 
-def _texts(lines, start, end):
-    """The cells of text from one line up to another."""
-    spans, begin = [], start
-    for first, last, tabs in _blocks(lines[start:end], lambda x: (m := _TEXT_TAB.fullmatch(x)) and (":end_tab:", m[1])):
-        spans += [(None, begin, start + first), (_names(tabs), start + first + 1, start + last)]
-        begin = start + last + 1
-    cells = [(tabs, _numbered(lines, *span)) for tabs, *span in [*spans, (None, begin, end)]]
-    return [_cell("markdown", tabs, numbered) for tabs, numbered in cells if any(text.strip() for _, text in numbered)]
+def _texts(lines):
+    """The cells of text that numbered lines are."""
+    parts, start = [], 0
+    texts = [text for _, text in lines]
+    for first, last, tabs in _blocks(texts, lambda x: (match := _TEXT_TAB.fullmatch(x)) and (":end_tab:", match[1])):
+        parts += [(None, lines[start:first]), (_names(tabs), lines[first + 1 : last])]
+        start = last + 1
+    parts.append((None, lines[start:]))
+    return [_cell("markdown", tabs, part) for tabs, part in parts if any(text.strip() for _, text in part)]
 
 
 def _cell(kind, tabs, lines):
@@ -188,8 +183,3 @@ def _cell(kind, tabs, lines):
 
 def _names(tabs):
     return tuple(name.strip() for name in tabs.split(","))
-
-
-def _numbered(lines, start, end):
-    """Lines, each with its number."""
-    return list(enumerate(lines[start:end], start + 1))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from d2l_adam.check import notebooks
 from d2l_adam.check.definitions import Definition
-from d2l_adam.check.drift import Verdict
+from d2l_adam.check.drift import Verdict, listed
 
 
 class Finding(NamedTuple):
@@ -162,9 +162,3 @@ def told(verdict: Verdict) -> Iterator[Finding]:
         are, behave = ("is", "behaves") if len(best) == 1 else ("are", "behave")
         message = f"{listed(best)} {are} not {verdict.rule} of the spec, but {behave} as: {cause}"
         yield Finding("note", tab=best[0], message=message, stopped=stopped)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as an enumeration, such as "mxnet, numpy and pytorch"."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
