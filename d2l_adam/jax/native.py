@@ -2,11 +2,11 @@
 
 import functools
 import math
-import operator
 from collections import namedtuple
 from typing import Any
 
 import numpy
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from d2l_adam import contract, imports, native, rule, spec
 from d2l_adam.jax.framework import jax, jnp
@@ -27,22 +27,14 @@ step in half precision is rounded twice, by itself and in the sum.
 """
 
 
-class _Value:
-    """A number or an array; a subclass knows some operations better."""
+class _Value(NDArrayOperatorsMixin):
+    """A number or an array; a subclass knows some of Python's operators better."""
 
     value: Any
 
-    def __neg__(self):
-        return -self.value
-
-    def __abs__(self):
-        return abs(self.value)
-
-
-for _name in ("add", "sub", "mul", "truediv", "pow"):
-    _operation = getattr(operator, _name)
-    setattr(_Value, f"__{_name}__", lambda x, y, of=_operation: of(x.value, _plain(y)))
-    setattr(_Value, f"__r{_name}__", lambda y, x, of=_operation: of(x, y.value))
+    def __array_ufunc__(self, ufunc, method, *inputs):
+        """Do what an operator asks for, by NumPy's name of it, which is also JAX's."""
+        return getattr(jnp, ufunc.__name__)(*map(_plain, inputs))
 
 
 def _plain(x):
@@ -130,7 +122,7 @@ def _transformation(of, state_type, numbers):
                     f"jax: a gradient has shape {g.shape}, its parameter or state {x.shape}; make them alike"
                 )
         full = contract.state_dtype(like.dtype.name)
-        values = {name: x if isinstance(x, float) else x.astype(full) for name, x in given.items()}
+        values = {name: x if isinstance(x, float) else jnp.asarray(x, full) for name, x in given.items()}
         old = _Moved(None if p is None else p.astype(full), jnp.zeros_like(g, dtype=full)), *state
         new = bound(old[0], g.astype(full), *state, t=_Time(count.astype(full)), **values)
         moved, *after = contract.returned(TAB, of, old, new)
