@@ -54,7 +54,7 @@ def _is_own(x):
 
 
 def _as_of_functions(params, own, constants, rule):
-    """The same as the chapter's functions have it: parameters as a list, or a dict with names; states; numbers; rule."""
+    """The same as functions have it: parameters as a list, or a dict with names; their states; numbers; the rule."""
     constants = constants or {}
     if rule is not None or "t" in constants:
         raise TypeError("jax: give no rule and no t with an optimizer's state; it has its own")
