@@ -1,5 +1,7 @@
 """What of an optimizer's state goes into a file, and how what is read takes its place: nothing can be written."""
 
+from typing import Any
+
 import optax
 
 from d2l_adam import checkpoint
@@ -63,8 +65,7 @@ def _as_of_functions(params, own, constants, rule):
     if len(states) != len(leaves):
         made = f"the optimizer's state is none of these, but of {len(states)}"
         raise ValueError(f"jax: {len(leaves)} parameters, {made}; give those that it was made for")
+    named: Any = {jax.tree_util.keystr(path, simple=True, separator="/"): p for path, p in leaves}
     if isinstance(params, list) and all(len(path) == 1 for path, _ in leaves):  # matched by position
         named = params
-    else:
-        named = {jax.tree_util.keystr(path, simple=True, separator="/"): p for path, p in leaves}
     return named, states, {**constants, "t": int(own.count) + 1}, own.rule
