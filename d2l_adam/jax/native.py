@@ -91,8 +91,9 @@ class _Power(_Value):
 _WORDS = {name: lambda *args, of=word: of(*map(_plain, args)) for name, word in TAB.words.items()}
 
 
-def _transformation(of, state_type, numbers):
-    """The steps of the rule `of` for optax; `numbers` are its constants, the learning rate perhaps a schedule."""
+def _transformation(state_type, numbers):
+    """The steps of a rule for optax; `numbers` are its constants, the learning rate perhaps a schedule."""
+    of = state_type.rule
     numbers = {name: x if name == "lr" and callable(x) else _number(name, x) for name, x in numbers.items()}
     bound = of.bound(rule.of_arrays(_WORDS))
 
@@ -160,7 +161,7 @@ def Adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-6):  # noqa: N802  as in t
     >>> [round(float(x), 3) for x in optax.apply_updates(params, updates)]
     [0.9, 1.9]
     """
-    return _transformation(AdamState.rule, AdamState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
+    return _transformation(AdamState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
 
 
 def Yogi(learning_rate=1e-2, b1=0.9, b2=0.999, eps=1e-3):  # noqa: N802
@@ -170,7 +171,7 @@ def Yogi(learning_rate=1e-2, b1=0.9, b2=0.999, eps=1e-3):  # noqa: N802
     >>> from d2l_adam.jax import Yogi
     >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), Yogi(learning_rate=0.01))
     """
-    return _transformation(YogiState.rule, YogiState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
+    return _transformation(YogiState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
 
 
 @functools.cache
@@ -182,7 +183,7 @@ def made(of: rule.Rule) -> Any:
     def factory(*args, **kwargs):
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        return _transformation(of, state_type, {"lr": given.arguments.pop("learning_rate"), **given.arguments})
+        return _transformation(state_type, {"lr": given.arguments.pop("learning_rate"), **given.arguments})
 
     factory.__name__ = factory.__qualname__ = name
     factory.__module__, factory.__signature__ = f"d2l_adam.{TAB.module}", signature  # type: ignore[attr-defined]
