@@ -275,7 +275,9 @@ def test_a_file_is_of_one_optimizer_which_knows_its_rule_and_its_time(tmp_path):
     for more in ({"hyperparams": {"t": 2}}, {"rule": "yogi"}):
         with pytest.raises(TypeError, match="give no rule and no t with an optimizer's state; it has its own"):
             tab.save(tmp_path / "file", params, state, **more)
-    with pytest.raises(TypeError, match=r"states is .*dict.*; give a state that an optimizer of d2l_adam.jax has made"):
+    with pytest.raises(
+        TypeError, match=r"optimizer is .*dict.*; give a state that an optimizer of d2l_adam.jax has made"
+    ):
         tab.save(tmp_path / "file", [jnp.ones(1)], {"w": jnp.ones(1)})
 
 

@@ -23,13 +23,12 @@ def load(file, params, states, hyperparams, rule, axes, convert):
     own = _own(states)
     if not own:
         refuse_fixed(params=[] if isinstance(params, dict) else params, states=[] if states is None else states)
-        with deferred(), jax.enable_x64(True):
+        with deferred():
             rows = checkpoint.load(TAB, file, params, states, hyperparams, rule, axes, convert)
             TAB.put(params, states, rows)
         return params, states
     named, arrays, numbers, rule = _as_of_functions(params, own, hyperparams, rule)
-    with jax.enable_x64(True):
-        rows = checkpoint.load(TAB, file, named, arrays, numbers, rule, axes, convert)
+    rows = checkpoint.load(TAB, file, named, arrays, numbers, rule, axes, convert)
     params, *trees = (
         jax.tree.unflatten(jax.tree.structure(tree), [row[i] for row in rows])
         for i, tree in enumerate((params, *own[1:]))

@@ -45,7 +45,8 @@ class JAX(Tab):
                 states[i] = Rule.book_shape(tuple(state))
 
     def fill(self, arrays, values):
-        arrays[:] = [x.at[...].set(value) for x, value in zip(arrays, values, strict=True)]
+        with jax.enable_x64(True):
+            arrays[:] = [x.at[...].set(value) for x, value in zip(arrays, values, strict=True)]
 
     def asnumpy(self, x):
         return numpy.array(x)
@@ -118,7 +119,7 @@ class JAX(Tab):
 
     def carried(self, params, optimizer):
         made = "a state that an optimizer of d2l_adam.jax has made"
-        raise TypeError(f"jax: states is {type(optimizer)}; give {made}, or a list, with the state of each parameter")
+        raise TypeError(f"jax: the optimizer is {type(optimizer)}; give {made}, or a list")
 
     def late(self, name):
         return importlib.import_module("d2l_adam.jax.d2l") if name == "d2l" else super().late(name)
