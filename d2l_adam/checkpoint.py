@@ -94,7 +94,7 @@ def save(tab, file, params, states, hyperparams=None, rule=None):
 
 
 def load(tab, file, params, states, hyperparams=None, rule=None, axes=None, convert=False):
-    """Do what `Tab.load` says."""
+    """Do what `Tab.load` says; return the arrays of each parameter, itself first."""
     about, rows = _read(Path(file))
     names, by_name, carried = _carried(tab, params, states, hyperparams, rule)
     where = f"{tab.name}: {file}"
@@ -136,14 +136,17 @@ def load(tab, file, params, states, hyperparams=None, rule=None, axes=None, conv
     steps = [about["steps"][i] for i in order]
     if carried.one_clock and len(set(steps)) > 1:
         raise ValueError(f"{where}: the parameters have made {steps} steps, here one number counts for all")
-    states = _states(tab, names, carried)
+    states, filled = _states(tab, names, carried), []
     with deferred():
         carried.set_steps(steps)  # first, as a clock may be too small for them
         for copies, of_copies, row in zip(carried.params, states, values, strict=True):
             for x, state in zip(copies, of_copies, strict=True):
-                tab.fill([x, *state], row)
+                arrays = [x, *state]
+                tab.fill(arrays, row)
+                filled.append(arrays)
         if hyperparams is not None and not convert:
             hyperparams |= about["constants"]
+    return filled
 
 
 #: What may be asked for.

@@ -6,7 +6,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from d2l_adam import spec
@@ -18,14 +18,18 @@ class Dialect:
     """An optimizer of a library.
 
     `rule` has its defaults and its start. `constants` and `state` say what it calls those of the rule, as far as it has
-    them: `{"beta1": "betas[0]"}`, `{"v": "exp_avg"}`; `options` are what else is given to it.
+    them: `{"beta1": "betas[0]"}`, `{"v": "exp_avg"}`.
     """
 
     name: str
     rule: Rule
     constants: Mapping[str, str]
     state: Mapping[str, str]
-    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """What else is given to it."""
+        return {"amsgrad": True} if self.name.endswith("(amsgrad=True)") else {}
 
     @property
     def path(self) -> str:
@@ -50,6 +54,7 @@ _OPTAX |= {name: name for name in ("eps", "weight_decay", "momentum", "rho")}
 
 _AVERAGES = "exp_avg exp_avg_sq"
 _KERAS_AVERAGES = "_momentums _velocities"
+_KERAS_ADADELTA = "_accumulated_grads _accumulated_delta_vars"
 _TINY = {"v": 1e-6, "s": 1e-6}
 TABLE: dict[str, Dialect] = {}
 
@@ -60,21 +65,16 @@ def _add(
     rule: Callable[..., Any],
     state: str = "",
     initial: Mapping[str, float] | None = None,
-    options: Mapping[str, Any] | None = None,
     **defaults: float,
 ) -> None:
     """Put a row into the table; `state` are the names there, in the order of the rule."""
     known = Rule(rule, initial, defaults, name)
     constants = {x: names[x] for x in known.constants if x in names}
-    TABLE[name] = Dialect(name, known, constants, dict(zip(known.state, state.split(), strict=False)), options or {})
+    TABLE[name] = Dialect(name, known, constants, dict(zip(known.state, state.split(), strict=False)))
 
 
 _add(_TORCH, "torch.optim.Adam", spec.adam, _AVERAGES, lr=1e-3, eps=1e-8)
-_add(
-    *(_TORCH, "torch.optim.Adam(amsgrad=True)", spec.amsgrad, f"{_AVERAGES} max_exp_avg_sq"),
-    options={"amsgrad": True},
-    lr=1e-3,
-)
+_add(_TORCH, "torch.optim.Adam(amsgrad=True)", spec.amsgrad, f"{_AVERAGES} max_exp_avg_sq", lr=1e-3)
 _add(_TORCH, "torch.optim.AdamW", spec.adamw, _AVERAGES, lr=1e-3)
 _add(_TORCH, "torch.optim.Adamax", spec.adamax, "exp_avg exp_inf", lr=2e-3)
 _add(_TORCH, "torch.optim.NAdam", spec.nadam_scheduled, _AVERAGES, lr=2e-3)
@@ -85,11 +85,7 @@ _add(_TORCH, "torch.optim.RMSprop", spec.rmsprop_outside, "square_avg", lr=1e-2)
 _add(_TORCH, "torch.optim.Adadelta", spec.adadelta_scaled, "square_avg acc_delta", lr=1.0)
 
 _add(_KERAS, "keras.optimizers.Adam", spec.adam_hat, _KERAS_AVERAGES, lr=1e-3)
-_add(
-    *(_KERAS, "keras.optimizers.Adam(amsgrad=True)", spec.amsgrad_hat, f"{_KERAS_AVERAGES} _velocity_hats"),
-    options={"amsgrad": True},
-    lr=1e-3,
-)
+_add(_KERAS, "keras.optimizers.Adam(amsgrad=True)", spec.amsgrad_hat, f"{_KERAS_AVERAGES} _velocity_hats", lr=1e-3)
 _add(_KERAS, "keras.optimizers.AdamW", spec.adam_hat, _KERAS_AVERAGES, lr=1e-3, weight_decay=0.004)
 _add(_KERAS, "keras.optimizers.Adamax", spec.adamax_outside, "_m _u", lr=1e-3)
 _add(_KERAS, "keras.optimizers.Nadam", spec.nadam_scheduled, _KERAS_AVERAGES, lr=1e-3, eps=1e-7, momentum_decay=1.0)
@@ -97,12 +93,7 @@ _add(_KERAS, "keras.optimizers.SGD", spec.sgd, lr=1e-2)
 _add(_KERAS, "keras.optimizers.SGD(momentum)", spec.sgd_velocity, "momentums", lr=1e-2)
 _add(_KERAS, "keras.optimizers.Adagrad", spec.adagrad, "_accumulators", {"s": 0.1}, lr=1e-3, eps=1e-7)
 _add(_KERAS, "keras.optimizers.RMSprop", spec.rmsprop, "_velocities", lr=1e-3, gamma=0.9, eps=1e-7)
-_add(
-    *(_KERAS, "keras.optimizers.Adadelta", spec.adadelta_scaled, "_accumulated_grads _accumulated_delta_vars"),
-    lr=1e-3,
-    rho=0.95,
-    eps=1e-7,
-)
+_add(_KERAS, "keras.optimizers.Adadelta", spec.adadelta_scaled, _KERAS_ADADELTA, lr=1e-3, rho=0.95, eps=1e-7)
 _add(_KERAS, "keras.optimizers.Lion", spec.lion, "_momentums", lr=1e-3)
 
 _add(_MXNET, "mxnet.optimizer.Adam", spec.adam_hat, "0 1", lr=1e-3, eps=1e-8)

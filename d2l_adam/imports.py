@@ -139,17 +139,17 @@ def d2l(tab: Any) -> ModuleType:
 def _torchvision():
     """Lend d2l.torch a stand-in for torchvision, which the chapter never uses, if there is no working one."""
     before = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] == "torchvision"}
-    reason = None
     try:
         importlib.import_module("torchvision.transforms")
     except Exception as error:  # a torchvision built for another torch fails in many ways
         reason = str(error)
-    if reason is None:
+    else:
         yield
         return
     _take("torchvision")
-    stand_in = _Absent("torchvision", reason)
-    sys.modules |= {"torchvision": stand_in, "torchvision.transforms": stand_in.transforms}
+    stand_in, transforms = (_absent(name, reason) for name in ("torchvision", "torchvision.transforms"))
+    stand_in.transforms = transforms
+    sys.modules |= {"torchvision": stand_in, "torchvision.transforms": transforms}
     try:
         yield
     finally:
@@ -157,21 +157,21 @@ def _torchvision():
         sys.modules |= before
 
 
-class _Absent(ModuleType):
-    def __init__(self, name, reason):
-        super().__init__(name)
-        self.__dict__["_reason"] = reason
-        if name == "torchvision":
-            self.transforms = _Absent("torchvision.transforms", reason)
+def _absent(package, reason):
+    """A module of which all that is asked for is refused."""
 
-    def __getattr__(self, name):
+    def refuse(name):
         if name.startswith("__"):
             raise AttributeError(name)
         raise ImportError(
-            f"{self.__name__}.{name}: there is no working torchvision here ({self._reason}); "
+            f"{package}.{name}: there is no working torchvision here ({reason}); "
             "pip install the torchvision that belongs to your torch",
             name="torchvision",
         )
+
+    module: Any = ModuleType(package)
+    module.__getattr__ = refuse
+    return module
 
 
 def _take(package):

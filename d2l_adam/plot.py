@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 from d2l_adam.protocol import TOLERANCE
 
 # Okabe and Ito's colours; the wider lines lie below, so that equal curves all stay visible.
-STYLE = {
+STYLE: dict[str, dict] = {
     "mxnet": {"color": "#56B4E9", "linewidth": 6, "label": "MXNet"},
     "pytorch": {"color": "#D55E00", "linewidth": 3, "label": "PyTorch"},
     "tensorflow": {"color": "#009E73", "linewidth": 1.8, "linestyle": (0, (4, 3)), "label": "TensorFlow"},
     "jax": {"color": "#E69F00", "linewidth": 1.2, "linestyle": (0, (1, 2)), "label": "JAX"},
-    "numpy": {"color": "black", "linestyle": "", "marker": ".", "zorder": 3, "label": "NumPy, float64: the reference"},
+    "numpy": {"color": "black", "linestyle": "", "marker": ".", "zorder": 3, "label": "NumPy"},
 }
 #: What `draw` writes, by language.
 WORDS: dict[str, dict[str, str]] = {
@@ -24,7 +24,7 @@ WORDS: dict[str, dict[str, str]] = {
         "loss": "loss",
         "distance": "distance to\nthe reference",
         "allowed": "allowed",
-        "reference": str(STYLE["numpy"]["label"]),
+        "reference": "NumPy, float64: the reference",
     },
     "日本語": {
         "epoch": "エポック",
@@ -69,7 +69,7 @@ def draw(curves: list[dict], tolerance: float = TOLERANCE["float32"], language: 
         axes = figure.subplots(2, len(rules), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
         for (upper, lower), rule in zip(axes.T, rules, strict=True):
             for curve in (curve for curve in curves if curve["rule"] == rule):
-                line: dict = STYLE.get(curve["tab"], {"label": curve["tab"]})
+                line = STYLE.get(curve["tab"], {"label": curve["tab"]})
                 if curve["tab"] == "numpy":
                     line = line | {"label": words["reference"]}
                 upper.plot(curve["epochs"], curve["losses"], **line)
@@ -105,7 +105,7 @@ def draw_steps(ratios: list[dict]) -> Figure:
                     if x["goal"]:
                         axes.plot(place, x["goal"], "_", color="0.4", markersize=12)
             axes.axhline(1, color="black", linewidth=1)
-            axes.set(yscale="log", title=str(STYLE[tab]["label"]).partition(",")[0], xlim=(-0.6, len(sizes) - 0.4))
+            axes.set(yscale="log", title=STYLE[tab]["label"], xlim=(-0.6, len(sizes) - 0.4))
             axes.set_xticks(range(len(sizes)), [*sizes], rotation=40, ha="right")
             axes.yaxis.set_major_formatter("{x:g}")
         figure.axes[0].set_ylabel("the other's time / ours")

@@ -46,7 +46,7 @@ class Tab:
         """Put the new arrays of a step into its lists, where a framework's arrays cannot be written."""
 
     def fill(self, arrays: list, values: list) -> None:
-        """The same, from `numpy.ndarray`s."""
+        """The same, from `numpy.ndarray`s; or put new arrays into the list, where they cannot be written."""
         self.write(arrays, values)
 
     def float32(self, x):

@@ -515,12 +515,12 @@ def of_rule(tab, rule, fill):
     """Parameters, states in the book's shape, and hyperparameters for a rule; the arrays hold different numbers."""
     module, rule, rng = protocol.load(tab), Rule(rule), np.random.default_rng(0)
     problem = Problem(tab, [fill * rng.normal(size=shape) for shape in ((2, 3), (2,), ())])
-    arrays = [tuple(problem.state(tuple(p.shape), "float64") for _ in rule.state) for p in problem.params]
+    arrays = [[problem.state(tuple(p.shape), "float64") for _ in rule.state] for p in problem.params]
     for state in arrays:
         module.TAB.fill(state, [fill * rng.normal(size=x.shape) for x in state])
     hyperparams = {name: x for name, x in HYPERPARAMS.items() if name in rule.constants}
     hyperparams |= {"t": 8 if fill else 1} if rule.reads_t else {}
-    return problem.params, [rule.book_shape(state) for state in arrays], hyperparams
+    return problem.params, [rule.book_shape(tuple(state)) for state in arrays], hyperparams
 
 
 def numbers_of(tab, params, states):

@@ -267,6 +267,20 @@ def test_a_file_is_not_made_in_the_midst_of_several_gradients(tmp_path):
         tab.save(tmp_path / "file", params, state)
 
 
+def test_a_file_is_of_one_optimizer_which_knows_its_rule_and_its_time(tmp_path):
+    params, state = trained(WAYS["partitioned"](tab.Adam), gradients(1))
+    with pytest.raises(ValueError, match="these are the states of 2 optimizers; save and load each"):
+        tab.save(tmp_path / "file", params, state)
+    params, state = trained(tab.Adam(0.1), gradients(1))
+    for more in ({"hyperparams": {"t": 2}}, {"rule": "yogi"}):
+        with pytest.raises(TypeError, match="give no rule and no t with an optimizer's state; it has its own"):
+            tab.save(tmp_path / "file", params, state, **more)
+    with pytest.raises(
+        TypeError, match=r"optimizer is .*dict.*; give a state that an optimizer of d2l_adam.jax has made"
+    ):
+        tab.save(tmp_path / "file", [jnp.ones(1)], {"w": jnp.ones(1)})
+
+
 def test_functions_take_a_dict_of_parameters_from_a_file_and_failing_changes_nothing(tmp_path):
     params, hyperparams = dict(zip("wb", parameters(), strict=True)), {"lr": 0.1, "t": 5}
     states = [(p + 1, p + 2) for p in params.values()]

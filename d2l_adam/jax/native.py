@@ -2,11 +2,11 @@
 
 import functools
 import math
-import operator
 from collections import namedtuple
 from typing import Any
 
 import numpy
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from d2l_adam import contract, imports, native, rule, spec
 from d2l_adam.jax.framework import jax, jnp
@@ -27,22 +27,14 @@ step in half precision is rounded twice, by itself and in the sum.
 """
 
 
-class _Value:
-    """A number or an array; a subclass knows some operations better."""
+class _Value(NDArrayOperatorsMixin):
+    """A number or an array; a subclass knows some of Python's operators better."""
 
     value: Any
 
-    def __neg__(self):
-        return -self.value
-
-    def __abs__(self):
-        return abs(self.value)
-
-
-for _name in ("add", "sub", "mul", "truediv", "pow"):
-    _operation = getattr(operator, _name)
-    setattr(_Value, f"__{_name}__", lambda x, y, of=_operation: of(x.value, _plain(y)))
-    setattr(_Value, f"__r{_name}__", lambda y, x, of=_operation: of(x, y.value))
+    def __array_ufunc__(self, ufunc, method, *inputs):
+        """Do what an operator asks for, by NumPy's name of it, which is also JAX's."""
+        return getattr(jnp, ufunc.__name__)(*map(_plain, inputs))
 
 
 def _plain(x):
@@ -99,8 +91,9 @@ class _Power(_Value):
 _WORDS = {name: lambda *args, of=word: of(*map(_plain, args)) for name, word in TAB.words.items()}
 
 
-def _transformation(of, state_type, numbers):
-    """The steps of the rule `of` for optax; `numbers` are its constants, the learning rate perhaps a schedule."""
+def _transformation(state_type, numbers):
+    """The steps of a rule for optax; `numbers` are its constants, the learning rate perhaps a schedule."""
+    of = state_type.rule
     numbers = {name: x if name == "lr" and callable(x) else _number(name, x) for name, x in numbers.items()}
     bound = of.bound(rule.of_arrays(_WORDS))
 
@@ -130,7 +123,7 @@ def _transformation(of, state_type, numbers):
                     f"jax: a gradient has shape {g.shape}, its parameter or state {x.shape}; make them alike"
                 )
         full = contract.state_dtype(like.dtype.name)
-        values = {name: x if isinstance(x, float) else x.astype(full) for name, x in given.items()}
+        values = {name: x if isinstance(x, float) else jnp.asarray(x, full) for name, x in given.items()}
         old = _Moved(None if p is None else p.astype(full), jnp.zeros_like(g, dtype=full)), *state
         new = bound(old[0], g.astype(full), *state, t=_Time(count.astype(full)), **values)
         moved, *after = contract.returned(TAB, of, old, new)
@@ -168,7 +161,7 @@ def Adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-6):  # noqa: N802  as in t
     >>> [round(float(x), 3) for x in optax.apply_updates(params, updates)]
     [0.9, 1.9]
     """
-    return _transformation(AdamState.rule, AdamState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
+    return _transformation(AdamState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
 
 
 def Yogi(learning_rate=1e-2, b1=0.9, b2=0.999, eps=1e-3):  # noqa: N802
@@ -178,7 +171,7 @@ def Yogi(learning_rate=1e-2, b1=0.9, b2=0.999, eps=1e-3):  # noqa: N802
     >>> from d2l_adam.jax import Yogi
     >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), Yogi(learning_rate=0.01))
     """
-    return _transformation(YogiState.rule, YogiState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
+    return _transformation(YogiState, {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps})
 
 
 @functools.cache
@@ -190,7 +183,7 @@ def made(of: rule.Rule) -> Any:
     def factory(*args, **kwargs):
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        return _transformation(of, state_type, {"lr": given.arguments.pop("learning_rate"), **given.arguments})
+        return _transformation(state_type, {"lr": given.arguments.pop("learning_rate"), **given.arguments})
 
     factory.__name__ = factory.__qualname__ = name
     factory.__module__, factory.__signature__ = f"d2l_adam.{TAB.module}", signature  # type: ignore[attr-defined]

@@ -33,12 +33,20 @@ class JAX(Tab):
         """Nothing: `replace` puts them where they belong."""
 
     def replace(self, params, states, parts):
-        keys = list(params) if isinstance(params, dict) else range(len(params))
         for part in parts:  # one
-            for i, (key, (p, *state)) in enumerate(zip(keys, part.values, strict=True)):
-                params[key] = p
-                if state:
-                    states[i] = Rule.book_shape(tuple(state))
+            self.put(params, states, part.values)
+
+    def put(self, params, states, rows):
+        """Put new arrays `[p, *state]` into the lists that hold those of each parameter; `params` may be a dict."""
+        keys = list(params) if isinstance(params, dict) else range(len(params))
+        for i, (key, (p, *state)) in enumerate(zip(keys, rows, strict=True)):
+            params[key] = p
+            if state:
+                states[i] = Rule.book_shape(tuple(state))
+
+    def fill(self, arrays, values):
+        with jax.enable_x64(True):
+            arrays[:] = [x.at[...].set(value) for x, value in zip(arrays, values, strict=True)]
 
     def asnumpy(self, x):
         return numpy.array(x)
@@ -108,6 +116,10 @@ class JAX(Tab):
         from d2l_adam.jax import files
 
         return files.load(file, params, states, hyperparams, rule, axes, convert)
+
+    def carried(self, params, optimizer):
+        made = "a state that an optimizer of d2l_adam.jax has made"
+        raise TypeError(f"jax: the optimizer is {type(optimizer)}; give {made}, or a list")
 
     def late(self, name):
         return importlib.import_module("d2l_adam.jax.d2l") if name == "d2l" else super().late(name)
