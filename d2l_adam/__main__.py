@@ -428,15 +428,15 @@ def identify(names, as_json):
     from d2l_adam.check import identify as identifying
 
     found = []
-    for name in (x for pattern in names for x in identifying.names(pattern)):
-        found.append(identifying.identify(name))
-        if not as_json:
-            click.echo(shown(found[-1].text()))
-    if as_json:
-        with _printing():
+    with _printing():
+        for name in (x for pattern in names for x in identifying.names(pattern)):
+            found.append(identifying.identify(name))
+            if not as_json:
+                click.echo(shown(found[-1].text()))
+        if as_json:
             _print_json([x._asdict() for x in found])
-    elif versions := dict.fromkeys(f"{x.name.partition('.')[0]} {x.version}" for x in found if x.version):
-        click.echo(f"Versions: {', '.join(versions)}")
+        elif versions := dict.fromkeys(f"{x.name.partition('.')[0]} {x.version}" for x in found if x.version):
+            click.echo(f"Versions: {', '.join(versions)}")
     sys.exit(2 if any(x.error for x in found) else int(any(x.step is not None for x in found)))
 
 
