@@ -37,6 +37,7 @@ class Problem:
         self.states = [(self.state(np.shape(p), full), self.state(np.shape(p), full)) for p in params]
         self.grads = None
         self.hyperparams = {"lr": lr, "t": 1}
+        self.steps: dict = {}
 
     def array(self, value, dtype=None):
         """`value` as what this tab takes for a gradient."""
@@ -82,8 +83,10 @@ class Problem:
 
     def step(self, rule):
         """Call the tab's `adam` or `yogi` (or a rule of the test's own) in the convention of its d2l."""
-        named = getattr(self.module, rule, None) if isinstance(rule, str) else None
-        step = named or self.module.step(rule)
+        if rule not in self.steps:  # in TensorFlow and JAX, each is compiled anew
+            named = getattr(self.module, rule, None) if isinstance(rule, str) else None
+            self.steps[rule] = named or self.module.step(rule)
+        step = self.steps[rule]
         grads = () if self.tab in ("mxnet", "pytorch") else (self.grads,)
         return step(self.params, *grads, self.states, self.hyperparams)
 
