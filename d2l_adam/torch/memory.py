@@ -39,10 +39,8 @@ def lend(params, grads, states):
         _seen[key] = guards.recorded(tensors), dtype, sizes
     if not all(addresses) and any(size and not at for at, size in zip(addresses, cycle(sizes), strict=False)):
         return OTHERWISE  # nor has this
-    device = params[0].device
-    return Memory(
-        DTYPES[dtype], addresses, sizes, (tensors, len(tensors) - number), device if device.type == "cuda" else None
-    )
+    device = params[0].device if params[0].is_cuda else None
+    return Memory(DTYPES[dtype], addresses, sizes, (tensors, len(tensors) - number), device)
 
 
 def _are_plain(tensors, number):
