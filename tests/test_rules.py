@@ -121,8 +121,9 @@ def test_gluon_knows_a_rule_by_its_name_and_keeps_its_own():
     cls = tab.optimizer(lion)
     assert tab.mxnet.optimizer.create("lion", learning_rate=0.1).__class__ is cls
     assert tab.mxnet.optimizer.Optimizer.opt_registry["sgd"] is own
-    tab.optimizer("yogi")
-    assert type(tab.mxnet.optimizer.create("yogi")) is tab.Yogi
+    for initial in (None, {"s": 1e-6}):
+        tab.optimizer("yogi", initial=initial)
+        assert type(tab.mxnet.optimizer.create("yogi")) is tab.Yogi
     schedule = tab.mxnet.lr_scheduler.FactorScheduler(10, base_lr=0.5)
     assert tab.optimizer(lion)(lr_scheduler=schedule).learning_rate == 0.5
     with pytest.raises(TypeError, match="learning_rate is missing; give it, or an lr_scheduler"):
@@ -137,6 +138,18 @@ def test_an_optimizer_of_a_rule_is_copied_and_pickled(tab, rule):
     for twin in (copy.deepcopy(native.optimizer), pickle.loads(pickle.dumps(native.optimizer))):
         assert type(twin) is type(native.optimizer)
         assert twin.rule == native.optimizer.rule
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd", lion, amsgrad])
+@pytest.mark.needs("jax")
+def test_a_state_for_optax_is_copied_and_pickled(rule):
+    from d2l_adam import jax as tab
+
+    optimizer = tab.Adam() if rule == "adam" else tab.optimizer(rule)(0.1)
+    state = optimizer.update(np.ones(2, "float32"), optimizer.init(np.ones(2, "float32")))[1]
+    for twin in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert type(twin) is type(state)
+        assert [x.tolist() for x in twin] == [x.tolist() for x in state]
 
 
 def test_a_keras_model_with_a_rule_is_saved_and_trains_on(tmp_path):

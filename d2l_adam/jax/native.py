@@ -147,6 +147,18 @@ def _state_type(name, of, fields):
     return type(name, (namedtuple(name, ("count", *fields)),), {"__slots__": (), "rule": of, "__module__": __name__})
 
 
+@functools.cache
+def _made_state_type(of):
+    """Likewise, of an optimizer that is made; it is pickled by the rule, which has to be importable."""
+    state_type = _state_type(f"{native.named(TAB, of)}State", of, of.state)
+    state_type.__reduce__ = lambda state: (_restored, (of, *state))
+    return state_type
+
+
+def _restored(of, *state):
+    return _made_state_type(of)(*state)
+
+
 AdamState = _state_type("AdamState", rule.Rule(spec.adam), ("mu", "nu"))
 YogiState = _state_type("YogiState", rule.Rule(spec.yogi), ("mu", "nu"))
 
@@ -178,7 +190,7 @@ def Yogi(learning_rate=1e-2, b1=0.9, b2=0.999, eps=1e-3):  # noqa: N802
 def made(of: rule.Rule) -> Any:
     """Return a function that makes optimizers of a rule; its constants are called as the rule calls them."""
     name, signature = native.named(TAB, of), native.signature(of, "learning_rate", (), {})
-    state_type = _state_type(f"{name}State", of, of.state)
+    state_type = _made_state_type(of)
 
     def factory(*args, **kwargs):
         given = signature.bind(*args, **kwargs)

@@ -210,11 +210,11 @@ class Yogi(Adam):
 
 
 def _register(cls, name):
-    """Register a class with Gluon; where MXNet has that name, under `d2l_` and the name."""
+    """Register a class with Gluon; where MXNet has that name, under `d2l_` and the name. Adam and Yogi keep theirs."""
     registry, name = mxnet.optimizer.Optimizer.opt_registry, name.lower()  # in which it is looked up
     if name in registry and registry[name].__module__.startswith("mxnet."):
         name = f"d2l_{name}"
-    if getattr(registry.get(name), "rule", None) != cls.rule:  # Adam and Yogi keep theirs
+    if registry.get(name) not in (Adam, Yogi):
         registry[name] = cls
 
 
