@@ -136,18 +136,18 @@ def test_a_notebook_may_name_the_tabs_of_its_cells_as_the_next_edition_does(tmp_
 
 def test_the_notebooks_of_the_chapter_have_no_drift(tmp_path):
     files = []
+    source, language = next(iter(references.SOURCES.items()))
+    cells = markdown.read((references.FOLDER / f"{source}.md").read_text("utf-8"))
     for tab in script.FRAMEWORKS:
-        for source, language in references.SOURCES.items():
-            cells = markdown.read((references.FOLDER / f"{source}.md").read_text("utf-8"))
-            files.append(tmp_path / tab / "chapter_optimization" / f"{source}.ipynb")
-            files[-1].parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(script.notebook(cells, tab, language), files[-1])
+        files.append(tmp_path / tab / "chapter_optimization" / f"{source}.ipynb")
+        files[-1].parent.mkdir(parents=True)
+        nbformat.write(script.notebook(cells, tab, language), files[-1])
     report = check(files)
     assert report.status == 0, [x.text() for x in report.findings]
     assert {(x.name, tuple(x.verdict.groups[0]), x.verdict.matches_spec) for x in report.compared} == {
         (rule, script.FRAMEWORKS, True) for rule in ("adam", "yogi")
     }
-    assert len(report.compared) == 4
+    assert len(report.compared) == 2
 
 
 def cells(*cells, **more):
@@ -352,9 +352,9 @@ def test_what_a_class_is_made_with():
 @pytest.mark.parametrize("opened", ["```python", "```{code-cell} ipython3", "```{python}"])
 def test_plain_fences_are_read_if_asked_for(opened, tmp_path):
     file = tmp_path / "sgd.md"
-    file.write_text(section("sgd", ("numpy", "pytorch")).replace("```{.python .input}", opened))
+    file.write_text(section("sgd", ("numpy",)).replace("```{.python .input}", opened))
     done = run(file)
     assert (done.exit_code, f"a fence {opened} is no cell" in done.stdout) == (2, True)
     done = run("--plain", "--json", file)
     [compared] = json.loads(done.stdout)["optimizers"]
-    assert (done.exit_code, compared["groups"]) == (0, [["numpy", "pytorch"]])
+    assert (done.exit_code, compared["groups"]) == (0, [["numpy"]])

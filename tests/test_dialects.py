@@ -16,7 +16,7 @@ from d2l_adam import dialects, protocol
 from d2l_adam.__main__ import cli
 from d2l_adam.rule import Rule
 
-STEPS = 300
+STEPS = 120
 #: How far a path may be from the library's, as a part of its way. Keras casts the betas, the momentum and the start by
 #: way of float32; MXNet's operators take all numbers as C floats, so that 1 - 0.999 is off by 6e-5 of itself, the root
 #: of the second moment by half of that.

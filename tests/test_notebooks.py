@@ -125,7 +125,7 @@ CELL = "\n```{{.python .input}}\n#@tab {}\n{}\n```\n"
 
 SMALL = """
 import sys, pathlib, notebooks, references
-references.FOLDER, notebooks.TIMEOUT = pathlib.Path.cwd(), 20
+references.FOLDER, notebooks.TIMEOUT = pathlib.Path.cwd(), 10
 notebooks.main(["--tab", "pytorch", "--source", "adam", "--out", "out"])
 """
 

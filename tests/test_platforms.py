@@ -63,9 +63,9 @@ def test_the_commands_work_on(system, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(HIDE.format(system=system, lacks=LACKS[system]))
     files = written(
         tmp_path,
-        drifts=section("adam", ("numpy", "pytorch"), {"pytorch": put("1e-6", "1e-5")}),
+        drifts=section("adam", ("numpy", "pytorch"), {"pytorch": put("1e-6", "1e-5")})
+        + section("sgd", ("numpy", "pytorch")),
         loops=adam("numpy", "while True: pass") + adam("numpy", "pass").replace("def adam", "def other"),
-        right=section("sgd", ("numpy", "pytorch")),
     )
     commands = [
         ["check", "--json", "--timeout", "5", *map(str, files)],

@@ -84,12 +84,14 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         self._configure(given.arguments.pop("params"), given.arguments)
 
     def _configure(self, params, defaults):
+        _keep_from_compiler()
         self._clocks: dict[int, tuple] = {}
         if defaults.get("amsgrad"):
             self._take_amsgrad()
         super().__init__(params, defaults)
 
     def __setstate__(self, state):
+        _keep_from_compiler()
         super().__setstate__(state)
         self._clocks = {}
         if self.defaults.get("amsgrad"):
@@ -183,7 +185,6 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
         self._advance()
         return loss
 
-    @torch.compiler.disable  # a compiled training loop would freeze constants that change, and round otherwise
     def _advance(self):
         jobs = [job for number in range(len(self.param_groups)) for job in self._jobs(number)]
 
@@ -271,6 +272,15 @@ class RuleOptimizer(native.OfRule, torch.optim.Optimizer):
     def _zero_state(self, p, clock):
         names, start = self._names(), self.rule.initial.values()
         return {"step": clock} | {name: TAB.start(p, x) for name, x in zip(names, start, strict=True)}
+
+
+@functools.cache
+def _keep_from_compiler():
+    """Have the compiler leave steps as they are: it would freeze constants that change, and round otherwise.
+
+    Not before there is an optimizer, as this loads the compiler, which takes as long as PyTorch itself.
+    """
+    RuleOptimizer._advance = torch.compiler.disable(RuleOptimizer._advance)  # type: ignore[method-assign]
 
 
 _ADAM = """
