@@ -10,11 +10,13 @@ import sys
 import numpy as np
 import oracle
 import pytest
+from click.testing import CliRunner
 from frameworks import TABS
 from test_imports import with_folder
 
 import d2l_adam
 from d2l_adam import data, protocol
+from d2l_adam.__main__ import cli
 
 
 def command(*arguments, cwd, python=("-m", "d2l_adam"), env=None):
@@ -22,6 +24,12 @@ def command(*arguments, cwd, python=("-m", "d2l_adam"), env=None):
         [sys.executable, *python, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=env
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def invoke(*arguments):
+    """The same in this process."""
+    done = CliRunner().invoke(cli, arguments)
+    return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +64,9 @@ def test_run_writes_the_curves(everything):
             np.testing.assert_allclose(losses, oracle.curve(rule), rtol=0, atol=1e-6)
 
 
-def test_json_is_for_programs(tmp_path):
-    status, printed, _ = command("run", "--json", "--tab", "pytorch", "--rule", "yogi", "--lr", "0.02", cwd=tmp_path)
+def test_json_is_for_programs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, printed, _ = invoke("run", "--json", "--tab", "pytorch", "--rule", "yogi", "--lr", "0.02")
     result = json.loads(printed)
     assert (status, result["holds"], result["lr"], result["tolerance"]) == (0, True, 0.02, 1e-6)
     assert [curve["tab"] for curve in result["curves"]] == ["numpy", "pytorch"]
@@ -67,44 +76,36 @@ def test_json_is_for_programs(tmp_path):
     np.testing.assert_allclose(result["curves"][0]["losses"], expected, rtol=0, atol=1e-14)
 
 
-WRONG = """
-import sys
-from d2l_adam import __main__, numpy, protocol, spec
-right = protocol.train
-def wrong(tab, rule, **settings):
-    history = right(tab, rule, **settings)
-    if tab == "pytorch":
-        history.losses[3] += 2e-6
-    return history
-protocol.train = wrong
-sys.argv[1:] = ["run", "--tab", "pytorch", "--rule", "adam"]
-__main__.main()
-"""
+def test_a_curve_too_far_at_one_point_exits_with_1(tmp_path, monkeypatch):
+    right = protocol.train
 
+    def wrong(tab, rule, **settings):
+        history = right(tab, rule, **settings)
+        if tab == "pytorch":
+            history.losses[3] += 2e-6
+        return history
 
-def test_a_curve_too_far_at_one_point_exits_with_1(tmp_path):
-    status, printed, _ = command(cwd=tmp_path, python=("-c", WRONG))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "train", wrong)
+    status, printed, _ = invoke("run", "--tab", "pytorch", "--rule", "adam")
     assert status == 1
     assert "TOO FAR" in printed
 
 
-MADE_UP = """
-import sys
-from d2l_adam import __main__, protocol
-def made_up(tab, rule, **settings):
+def train_made_up(tab, rule, **settings):
     start, off = {"adam": 0.25, "yogi": 0.5}[rule], {"numpy": 0.0, "pytorch": 3e-15, "mxnet": 2e-14}[tab]
     return protocol.History([0.5, 1.0, 1.5], [start, start / 2 + off, start / 4 - off / 3], 1.25 + start, [])
-protocol.train = made_up
-__main__.main()
-"""
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def made_up(request, tmp_path_factory):
     """A run whose curves are known: their table, csv and json, and what it exits with."""
     folder, arguments = tmp_path_factory.mktemp("run"), ["run", "--tab", "pytorch", "--dtype", request.param]
-    status, printed, _ = command(*arguments, cwd=folder, python=("-c", MADE_UP))
-    other, as_json, _ = command(*arguments, "--json", cwd=folder, python=("-c", MADE_UP))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(protocol, "train", train_made_up)
+        status, printed, _ = invoke(*arguments)
+        other, as_json, _ = invoke(*arguments, "--json")
     assert status == other == 0
     rows = csv.DictReader((folder / "build" / "curves.csv").read_text().splitlines())
     return printed, list(rows), json.loads(as_json)
@@ -150,19 +151,21 @@ def test_the_csv_has_the_points_of_the_json(made_up):
 
 
 @pytest.mark.needs("mxnet", "pytorch")
-def test_float64_is_held_to_the_tolerance_of_float64(tmp_path, made_up):
+def test_float64_is_held_to_the_tolerance_of_float64(tmp_path, monkeypatch, made_up):
     result = made_up[2]
     assert result["tolerance"] == {"float32": 1e-6, "float64": 1e-14}[result["dtype"]]
-    arguments = ("run", "--tab", "mxnet", "--dtype", result["dtype"])
-    status, printed, _ = command(*arguments, cwd=tmp_path, python=("-c", MADE_UP))  # off by 2e-14
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "train", train_made_up)
+    status, printed, _ = invoke("run", "--tab", "mxnet", "--dtype", result["dtype"])  # off by 2e-14
     assert (status, "2.0e-14 TOO FAR" in printed) == {"float32": (0, False), "float64": (1, True)}[result["dtype"]]
 
 
-def test_a_diverging_curve_exits_with_1_and_its_json_has_no_nan(tmp_path):
+def test_a_diverging_curve_exits_with_1_and_its_json_has_no_nan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     diverges = ("run", "--tab", "pytorch", "--rule", "adam", "--lr", "1e30")
-    status, printed, _ = command(*diverges, cwd=tmp_path)
+    status, printed, _ = invoke(*diverges)
     assert (status, "TOO FAR" in printed) == (1, True)
-    status, printed, _ = command(*diverges, "--json", cwd=tmp_path)
+    status, printed, _ = invoke(*diverges, "--json")
     result = json.loads(printed, parse_constant=pytest.fail)
     assert (status, result["holds"], result["curves"][1]["final_loss"]) == (1, False, None)
 

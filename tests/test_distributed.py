@@ -35,20 +35,19 @@ def left(mark):
     return found
 
 
-@pytest.mark.parametrize("tab", ENGINES)
-def test_two_processes_make_the_curve_of_one_on_every_engine(tab):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--tab", tab, "--rule", "yogi"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, MARK: tab},
-    )
-    assert done.returncode == 0, done.stderr
-    rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +([\d.]+) │", done.stdout)
+def assert_curves_of_one(tab, status, printed, said):
+    assert status == 0, said
+    rows = re.findall(r"│ (\w+) +│ (\w+) +│ (\w+) │ +(\S+) │ +([\d.]+) │", printed)
     assert [row[:3] for row in rows] == [(tab, engine, "yogi") for engine in ENGINES[tab]]
     assert all(0 < float(row[3]) <= protocol.TOLERANCE["float32"] for row in rows)
     assert not left(tab)
+
+
+@pytest.mark.parametrize("tab", ["mxnet", "tensorflow"])
+def test_two_processes_make_the_curve_of_one_on_every_engine(tab):
+    command = [sys.executable, SCRIPT, "--tab", tab, "--rule", "yogi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, MARK: tab})
+    assert_curves_of_one(tab, done.returncode, done.stdout, done.stderr)
 
 
 #: A worker that tells whether its process group outlives its end. The group's threads, that is: they are in it.
@@ -69,16 +68,24 @@ distributed_torch.main()
 """
 
 
-@pytest.mark.parametrize(("tab", "engine"), [("pytorch", engine) for engine in ENGINES["pytorch"]])
-def test_no_thread_of_a_process_group_lives_on_while_python_ends(tab, engine, tmp_path):
+@pytest.mark.needs("pytorch")
+def test_they_do_in_pytorch_and_no_thread_of_a_process_group_lives_on_while_python_ends(tmp_path, monkeypatch):
     """One that still holds a tensor then would abort the process: now and then only, so what it needs is looked for."""
-    watched = tmp_path / "watched.py"
+    watched, said = tmp_path / "watched.py", []
     watched.write_text(WATCHED)
     worker = str(SCRIPT.with_name("distributed_torch.py"))
-    ((command, more),) = distributed.commands(tab, engine, "adam", tmp_path / "curve", ()).values()
-    command = [str(watched) if part == worker else part for part in command]
-    execute({"torchrun": (command, more | {"PYTHONPATH": os.pathsep.join(sys.path)})}, tmp_path, limit=240)
-    assert re.findall(r"A process group is \w+", (tmp_path / "torchrun").read_text()) == ["A process group is gone"] * 2
+
+    def execute_watched(processes, folder, limit):
+        ((command, more),) = processes.values()
+        command = [str(watched) if part == worker else part for part in command]
+        execute({"torchrun": (command, more | {"PYTHONPATH": os.pathsep.join(sys.path)})}, folder, limit)
+        said.append(re.findall(r"A process group is \w+", (folder / "torchrun").read_text()))
+
+    monkeypatch.setenv(MARK, "pytorch")
+    monkeypatch.setattr(distributed, "execute", execute_watched)
+    done = CliRunner().invoke(distributed.main, ["--tab", "pytorch", "--rule", "yogi"])
+    assert_curves_of_one("pytorch", done.exit_code, done.stdout, done.stderr)
+    assert said == [["A process group is gone"] * 2] * len(ENGINES["pytorch"])
 
 
 def test_together_the_processes_have_the_batches_of_one():
