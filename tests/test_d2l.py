@@ -66,8 +66,7 @@ def test_train_concise_ch11(tab, trainer, capsys):
     module = protocol.load(tab)
     data_iter, _ = module.d2l.get_data_ch11(batch_size=10)
     lr = "lr" if tab == "pytorch" else "learning_rate"
-    epochs = {"num_epochs": 1} if tab == "tensorflow" else {}  # which are slow there
-    module.d2l.train_concise_ch11(TRAINERS[trainer][tab], {lr: 0.01}, data_iter, **epochs)
+    module.d2l.train_concise_ch11(TRAINERS[trainer][tab], {lr: 0.01}, data_iter, num_epochs=1)
     loss = float(capsys.readouterr().out.rpartition("loss: ")[2].partition(",")[0])
     assert loss == pytest.approx(0.243, abs=0.006)
 

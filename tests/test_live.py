@@ -96,7 +96,7 @@ def site(tmp_path_factory):
     text = SECTION + "".join(f"\n<!-- live: {name} -->\n" for name in live.FIGURES)
     options = write_section(folder, text)
     done = build(*options)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     return folder / "html"
 
 

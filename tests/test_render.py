@@ -161,9 +161,8 @@ def test_rendered_code_trains_in_d2l(tab):
     d2l, made = protocol.load(tab).d2l, functions(tab)
     batches, num_features = d2l.get_data_ch11(batch_size=10)
     for rule in RULES:
-        _, losses = d2l.train_ch11(
-            made[rule], made["init_adam_states"](num_features), {"lr": 0.01, "t": 1}, batches, num_features
-        )
+        states = made["init_adam_states"](num_features)
+        _, losses = d2l.train_ch11(made[rule], states, {"lr": 0.01, "t": 1}, batches, num_features, num_epochs=1)
         assert 0.23 < losses[-1] < 0.26
     d2l.plt.close("all")
 
