@@ -66,7 +66,7 @@ cells: $(ready) ## Render the cells of the chapter from the spec anew
 	@$(python) chapter_optimization/cells.py
 
 test: lint $(ready-tests) ## Run the whole test suite
-	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@D2L_ADAM_TABS="$(tabs)" $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(ready-tests) | build/tmp ## Damage thousands of sections and checkpoints at random, some minutes
 	@D2L_ADAM_FUZZ=5000 $(python) -m pytest --capture=no tests/test_fuzz.py
@@ -146,8 +146,7 @@ $(tools): .venv/ready
 setup-tests: $(ready-tests)
 
 $(ready-tests): $(ready) $(tools) tests/d2lbook.txt tests/d2lbook-no-deps.txt tests/peers.txt | build/tmp
-	@$(python) -m venv .venv/d2lbook
-	@.venv/d2lbook/bin/python -m pip install -r tests/d2lbook.txt
-	@.venv/d2lbook/bin/python -m pip install --no-deps -r tests/d2lbook-no-deps.txt
-	@$(python) -m pip install --no-deps --upgrade --target .venv/peers -r tests/peers.txt
+	@{ $(python) -m venv .venv/d2lbook && .venv/d2lbook/bin/python -m pip install -r tests/d2lbook.txt && \
+		.venv/d2lbook/bin/python -m pip install --no-deps -r tests/d2lbook-no-deps.txt; } & \
+	$(python) -m pip install --no-deps --upgrade --target .venv/peers -r tests/peers.txt && wait $$!
 	@touch $@

@@ -309,16 +309,17 @@ SLIPS = [("adam", *BRACKET), ("adam", "**t", "**1"), ("yogi", *BRACKET), ("yogi"
 
 
 @functools.cache
-def ran(name):
+def ran():
     """Run the cells for all tabs in NumPy. Return what they define, and what each printed and drew, by its beginning.
 
-    Left out are those that need a framework's d2l; `compare` compares nothing here.
+    They are the Japanese section's; those of the English one are the same but for their words. Left out are those that
+    need a framework's d2l; `compare` compares nothing here.
     """
     d2l = types.SimpleNamespace(plt=pyplot)
     package = types.SimpleNamespace(train=d2l_adam.train, compare=lambda: d2l_adam.compare(tabs=[]))
     names, printed, drawn = {"tab": protocol.load("numpy"), "d2l_adam": package, "d2l": d2l}, {}, {}
     with matplotlib.rc_context():
-        for cell in CELLS[name]:
+        for cell in CELLS["adam"]:
             if cell.kind != "code" or cell.tabs or "train_ch11" in cell.source or "@interact" in cell.source:
                 continue
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -352,7 +353,7 @@ def namespace_of_the_chapter(*starts):
 
 
 def test_figures_and_what_is_printed_are_in_the_notebook_s_language():
-    _, printed, drawn = ran("adam")
+    _, printed, drawn = ran()
     names = {"adam", "yogi", "amsgrad", *spec.RULES, "sqrt(lr / 2)", "0.1 / sqrt(t)"}
     assert len(drawn) == 5
     for axes in itertools.chain.from_iterable(figure.axes for figure in drawn.values()):
@@ -365,9 +366,8 @@ def test_figures_and_what_is_printed_are_in_the_notebook_s_language():
         assert JAPANESE.search(line), line
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_the_slips_hide_in_the_curve_and_show_in_the_distance(name):
-    names, printed, drawn = ran(name)
+def test_the_slips_hide_in_the_curve_and_show_in_the_distance():
+    names, printed, drawn = ran()
     assert list(names["slips"].values()) == SLIPS
     panels = np.reshape(of_cell(drawn, "wrong.losses").axes, (2, 4))
     texts = of_cell(printed, "wrong.losses").splitlines()
@@ -389,7 +389,7 @@ def test_the_slips_hide_in_the_curve_and_show_in_the_distance(name):
 
 
 def test_a_zero_gradient_with_the_bracket_lost_is_not_a_number():
-    names, _, _ = ran("adam")
+    names, _, _ = ran()
     step = protocol.load("numpy").step(names["with_slip"](*SLIPS[2]))
     p, states, hyperparams = np.ones(3), [(np.zeros(3), np.zeros(3))], {"lr": 0.01, "t": 1}
     step([p], [np.array([0.0, 1.0, 1.0])], states, hyperparams)
@@ -510,9 +510,8 @@ def test_the_noise_floor_is_the_root_of_half_the_learning_rate():
         assert math.sqrt(np.mean(squares[len(squares) // 2 :])) == pytest.approx(math.sqrt(lr / 2), rel=0.2)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_falling_rate_arrives_early_and_stays_close(name):
-    left, right = of_cell(ran(name)[2], "def distances").axes
+def test_a_falling_rate_arrives_early_and_stays_close():
+    left, right = of_cell(ran()[2], "def distances").axes
     (_, rates, floors), (_, _, theory) = lines(left)
     np.testing.assert_allclose(theory, np.sqrt(rates / 2))
     np.testing.assert_allclose(floors, theory, rtol=0.06)  # six percent
@@ -525,9 +524,8 @@ def test_a_falling_rate_arrives_early_and_stays_close(name):
     assert falling[15:].mean() < 1.05 * small[15:].mean() < large[15:].mean() / 3
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_the_learning_rates_of_exercise_1_are_drawn(name):
-    left, right = of_cell(ran(name)[2], "runs['adam', lr]").axes
+def test_the_learning_rates_of_exercise_1_are_drawn():
+    left, right = of_cell(ran()[2], "runs['adam', lr]").axes
     for (label, x, y), lr in zip(lines(left), (0.0003, 0.003, 0.03, 0.3), strict=True):
         expected = d2l_adam.train("numpy", "adam", lr=lr)
         np.testing.assert_array_equal([x, y], [expected.epochs, expected.losses])
@@ -537,10 +535,9 @@ def test_the_learning_rates_of_exercise_1_are_drawn(name):
         assert label == rule.capitalize()
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_when_to_choose_adam(name):
+def test_when_to_choose_adam():
     """What the panels show, and what the text says of it."""
-    names, printed, drawn = ran(name)
+    names, printed, drawn = ran()
     figure = of_cell(drawn, "def final_losses")
     final = functools.cache(lambda rule, lr, scales: names["final_losses"](rule, lr, list(scales)))
     scales = [(1, 1, 1, 1, 1), (3, 1, 0.3, 0.1, 0.03)]
@@ -577,9 +574,8 @@ def test_when_to_choose_adam(name):
         assert (problems[1]["adam"] < problems[1][other]).sum() == 10
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_when_to_choose_adam_for_a_network(name):
-    names, printed, _ = ran(name)
+def test_when_to_choose_adam_for_a_network():
+    names, printed, _ = ran()
     found = re.findall(
         r"(\w+)(?:: loss |：損失 )(\S+?)(?: with learning rate |（学習率 )([\d.]+)",
         of_cell(printed, "def network_losses"),
@@ -603,7 +599,7 @@ def test_when_to_choose_adam_for_a_network(name):
 
 def test_the_gradients_of_the_network_are_its_derivatives():
     """Of its first step, by torch's autograd: SGD moves each parameter by them."""
-    names, steps = ran("adam")[0], []
+    names, steps = ran()[0], []
     reference = names["reference"]
 
     def spied(rule):
@@ -633,15 +629,14 @@ def test_the_features_of_the_airfoil_data_are_standardized_and_those_of_the_prob
     np.testing.assert_allclose(features.std(axis=0), 1, atol=0.01)
     sgd, adam = (d2l_adam.train("numpy", rule, lr=lr).losses[-1] for rule, lr in (("sgd", 0.03), ("adam", 0.01)))
     assert sgd == pytest.approx(adam, abs=0.001)  # it does as well
-    final = ran("adam")[0]["final_losses"]
+    final = ran()[0]["final_losses"]
     for scales in ([1, 1, 1, 1, 1], [3, 1, 0.3, 0.1, 0.03]):  # no step: the loss is of the targets alone
         start = final("sgd", 1e-30, scales)
         np.testing.assert_allclose(start, final("sgd", 1e-30, scales[::-1]))
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_adamw_decays_alike_and_l2_by_the_gradient(name):
-    names, printed, _ = ran(name)
+def test_adamw_decays_alike_and_l2_by_the_gradient():
+    names, printed, _ = ran()
     found = re.findall(r"(\d\.\d\d)", of_cell(printed, "def remainder"))
     assert found == ["0.01", "0.60", "0.60", "0.60", "0.93", "0.60"]
     for size in (0.1, 10.0):  # the same with torch's own two
@@ -704,9 +699,8 @@ def exercise_4(rule, num_steps=30000, beta2=0.99):
     return path, effective
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_exercise_4_is_drawn_and_printed_as_it_is(name):
-    names, printed, drawn = ran(name)
+def test_exercise_4_is_drawn_and_printed_as_it_is():
+    names, printed, drawn = ran()
     left, right = of_cell(drawn, "ends = range").axes
     best = NUMBERS["0.889"]()
     assert [label for label, *_ in lines(left)] == [label for label, *_ in lines(right)] == ["Adam", "Yogi", "AMSGrad"]
@@ -734,16 +728,15 @@ def test_adam_diverges_and_yogi_converges():
     left, right = adam[28799] - adam[28800], adam[29099] - adam[28800]
     assert 0 < left < right  # the small gradients push farther than the large one pulled
     assert STEEP * 1.5 / math.sqrt(1 + 1.5**2) > PERIOD - 1  # right of the minimum the steep slope outweighs
-    maximum, flat = ran("adam")[0]["paths"]["AMSGrad"]
+    maximum, flat = ran()[0]["paths"]["AMSGrad"]
     assert maximum[-1] == pytest.approx(best, abs=1e-4)
     assert max(flat[window]) / min(flat[window]) < 1 + 1e-9  # "not at all"
     for path in (yogi, maximum):
         assert max(abs(x - best) for x in path[window]) > 0.01  # within one, they swing as well
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_yogi_is_no_universal_cure_and_amsgrad_answers(name):
-    names, printed, _ = ran(name)
+def test_yogi_is_no_universal_cure_and_amsgrad_answers():
+    names, printed, _ = ran()
     ends = {2.1: "+", 2.4: "+", 2.45: "-", 3.0: "-", 5.0: "-"}
     found = re.findall(r"C = (\S+?)[:：]\D+?(\S)1\.00\D+?(\S)1\.00\D+?(\S)1\.00", of_cell(printed, "def reddi"))
     assert found == [(f"{C}", "+", yogi, "-") for C, yogi in ends.items()]
@@ -758,7 +751,7 @@ def test_yogi_is_no_universal_cure_and_amsgrad_answers(name):
 
 @pytest.mark.parametrize(("rule", "C", "end"), [("yogi", 2.4, 1), ("yogi", 2.45, -1), ("adam", 5.0, 1)])
 def test_ten_times_as_many_steps_lead_to_the_same_end(rule, C, end):
-    assert ran("adam")[0]["reddi"](spec.RULES[rule], C, num_steps=300000) == pytest.approx(end, abs=0.02)
+    assert ran()[0]["reddi"](spec.RULES[rule], C, num_steps=300000) == pytest.approx(end, abs=0.02)
 
 
 def test_the_recursion_needs_no_correction_and_no_initial_state():

@@ -191,7 +191,7 @@ def test_run_fails_when_what_was_asked_for_is_not_installed(tmp_path):
 
 
 def test_info_names_versions_and_the_data():
-    status, printed, _ = command("info", "--json", cwd=".")
+    status, printed, _ = invoke("info", "--json")
     result = json.loads(printed)
     assert (status, result["sound"], result["d2l_adam"]) == (0, True, d2l_adam.__version__)
     assert result["data"] == {"file": str(data.path()), "checksum": "holds"}

@@ -1,4 +1,4 @@
-"""Where the system is not this one: what macOS, Windows and a bare Linux lack is hidden, in fresh interpreters."""
+"""Where the system is not this one: what macOS and Windows lack is hidden, in fresh interpreters."""
 
 import json
 import os
@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 LACKS = {
     "darwin": ["sched_getaffinity", "O_PATH"],
     "win32": ["fork", "setsid", "killpg", "sched_getaffinity", "register_at_fork", "O_PATH", "WNOHANG", "uname"],
-    "linux": [],  # without bubblewrap and /proc
 }
 # Python runs this when it starts, in the processes of the sandbox too. The frameworks may need what is hidden.
 HIDE = """
