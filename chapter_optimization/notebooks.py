@@ -18,7 +18,7 @@ from d2l_adam.check import markdown
 
 console = Console(stderr=True)
 FRAMEWORKS = tuple(tab for tab in TABS if tab != "numpy")
-TIMEOUT = 300  # seconds for a cell; on a small machine the longest takes twenty
+TIMEOUT = 100  # seconds for a cell; on a small machine the longest takes twenty
 
 
 def notebook(cells: list[markdown.Cell], tab: str, language: str) -> nbformat.NotebookNode:
@@ -60,13 +60,14 @@ def execute(job: tuple[Path, str, str], progress: Progress) -> str | None:
     def executed(**_):
         progress.advance(task)
 
-    # Rarely, a kernel and its client lose their connection, and both wait; then all is done anew, once.
-    for last in (False, True):
+    # Rarely, a kernel and its client lose their connection, and both wait; then all is done anew, once, and with more
+    # time, should it only have been slow.
+    for last, timeout in ((False, TIMEOUT), (True, 5 * TIMEOUT)):
         nb, failure = notebook(cells, tab, references.SOURCES[source]), None
         progress.reset(task, total=sum(cell.cell_type == "code" for cell in nb.cells))
         client = NotebookClient(
             nb,
-            timeout=TIMEOUT,
+            timeout=timeout,
             kernel_name="python3",
             resources={"metadata": {"path": str(file.parent)}},
             on_cell_start=started,
